@@ -137,9 +137,7 @@ class EncoderSpec:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["prompts"] = dict(self.prompts)
         values["dense"] = [asdict(layer) for layer in self.dense]
-        return json.dumps(
-            {"format": SPEC_FORMAT, "spec": values}, indent=2, sort_keys=True, ensure_ascii=False
-        )
+        return json.dumps({"format": SPEC_FORMAT, "spec": values}, indent=2, sort_keys=True, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -154,9 +152,7 @@ class EncoderSpec:
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{SPEC_FILE} is not an encoder description: {error}") from None
         if version != SPEC_FORMAT:
-            raise ModelError(
-                f"{SPEC_FILE} has format {version}, this Decant reads {SPEC_FORMAT}: upgrade Decant"
-            )
+            raise ModelError(f"{SPEC_FILE} has format {version}, this Decant reads {SPEC_FORMAT}: upgrade Decant")
         unknown = values.keys() - {f.name for f in fields(cls)}
         if unknown:
             raise ModelError(f"{SPEC_FILE} has unknown keys {sorted(unknown)}: upgrade Decant or remove them")
