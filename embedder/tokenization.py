@@ -1,0 +1,164 @@
+"""Text to token ids: one tokenisation per text, prompt and text together, cut visibly, the prompt's span known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from .errors import InputError, ModelError
+from .spec import EncoderSpec
+
+Truncate = Literal["end", "error"]
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """Token ids of N texts.
+
+    Attributes:
+        ids: one (tokens,) int32 array per text.
+        pool_from: (N,) int32, index of the first token that is pooled.
+        truncated: (N,) bool.
+    """
+
+    ids: list[NDArray[np.int32]]
+    pool_from: NDArray[np.int32]
+    truncated: NDArray[np.bool_]
+
+
+class TextTokenizer:
+    """A fast tokenizer under an `EncoderSpec`'s rules; never changes state after construction, so threads share it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, spec: EncoderSpec) -> None:
+        """Work out what the tokenizer's template adds.
+
+        Raises:
+            ModelError: if the spec asks for an EOS the tokenizer does not have, or leaves no room for text.
+        """
+        self._spec = spec
+        self.source = tokenizer
+        self.backend: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        probe = self.backend.encode("a", add_special_tokens=spec.add_special_tokens)
+        text = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
+        if not text:
+            raise ModelError("the tokenizer turns 'a' into no token: its vocabulary does not cover text")
+        self._prefix_tokens = text[0]
+        suffix = probe.ids[text[-1] + 1 :]
+        self._suffix_tokens = len(suffix)
+        self._eos: list[int] = []
+        if spec.append_eos:
+            eos = tokenizer.eos_token_id
+            if not isinstance(eos, int):
+                raise ModelError("the spec appends EOS, but the tokenizer has no EOS token")
+            self._eos = [] if eos in suffix else [eos]
+        if spec.max_tokens <= self.special_tokens:
+            raise ModelError(
+                f"max_tokens={spec.max_tokens} leaves no room beside {self.special_tokens} special tokens"
+            )
+
+    @classmethod
+    def load(cls, folder: Path, spec: EncoderSpec) -> TextTokenizer:
+        """Load the tokenizer of a model folder.
+
+        Raises:
+            ModelError: if there is none, or only a slow one, which cannot give offsets.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:
+            raise ModelError(f"no usable tokenizer in {folder}: {_first_line(error)}") from error
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise ModelError(f"the tokenizer in {folder} has no tokenizer.json: convert it to a fast tokenizer")
+        return cls(tokenizer, spec)
+
+    @property
+    def special_tokens(self) -> int:
+        """How many tokens every text gets beside its own."""
+        return self._prefix_tokens + self._suffix_tokens + len(self._eos)
+
+    def __call__(self, texts: Sequence[str], prompt: str = "", truncate: Truncate = "end") -> TokenizedTexts:
+        """Tokenise `prompt + text` for each text; a cut keeps the beginning and the closing special tokens.
+
+        Raises:
+            InputError: naming the text that is not a string, has nothing to encode, or is too long under
+                `truncate="error"`.
+        """
+        spec = self._spec
+        if truncate not in ("end", "error"):
+            raise InputError(f"unknown truncate {truncate!r}: choose end or error")
+        joined = [
+            prompt + text if isinstance(text, str) else _refuse_type(i, text) for i, text in enumerate(texts)
+        ]
+        if spec.lowercase:
+            prompt, joined = prompt.lower(), [text.lower() for text in joined]
+        exclude = bool(prompt) and not spec.include_prompt
+        encodings = self._encode(joined, offsets=exclude)
+        ids: list[NDArray[np.int32]] = []
+        pool_from = np.zeros(len(joined), np.int32)
+        truncated = np.zeros(len(joined), np.bool_)
+        for i, encoding in enumerate(encodings):
+            row, truncated[i] = self._fit(encoding.ids)
+            if truncated[i] and truncate == "error":
+                count = len(encoding.ids) + len(self._eos)
+                raise InputError(f"text {i} has {count} tokens, the model takes {spec.max_tokens}: shorten it")
+            if exclude:
+                pool_from[i] = self._text_start(encoding, len(prompt))
+            if len(row) <= pool_from[i]:
+                what = (
+                    "is empty"
+                    if not truncated[i]
+                    else f"is cut off: the prompt alone fills {spec.max_tokens} tokens"
+                )
+                raise InputError(f"text {i} {what}")
+            ids.append(row)
+        return TokenizedTexts(ids, pool_from, truncated)
+
+    def _encode(self, texts: list[str], *, offsets: bool) -> list[Encoding]:
+        encode = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
+        try:
+            return encode(texts, add_special_tokens=self._spec.add_special_tokens)
+        except (TypeError, ValueError):
+            bad = next((i for i, text in enumerate(texts) if not _is_unicode(text)), None)
+            if bad is None:
+                raise
+            raise InputError(f"text {bad} holds a lone surrogate, which is no Unicode text") from None
+
+    def _fit(self, ids: list[int]) -> tuple[NDArray[np.int32], bool]:
+        """Cut to the longest sequence, keeping the closing special tokens, and append EOS."""
+        room = self._spec.max_tokens - len(self._eos)
+        cut = len(ids) > room
+        if cut:
+            ids = ids[: room - self._suffix_tokens] + ids[len(ids) - self._suffix_tokens :]
+        return np.array(ids + self._eos, np.int32), cut
+
+    def _text_start(self, encoding: Encoding, prompt_chars: int) -> int:
+        """Index of the first token that starts at or after the prompt's end; special tokens in front never count."""
+        for i, (start, _) in enumerate(encoding.offsets):
+            if i >= self._prefix_tokens and start >= prompt_chars and not encoding.special_tokens_mask[i]:
+                return i
+        return len(encoding.ids) + len(self._eos)
+
+
+def _refuse_type(index: int, text: object) -> str:
+    raise InputError(f"text {index} is {type(text).__name__}, not a string")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

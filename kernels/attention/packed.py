@@ -1,0 +1,101 @@
+"""Attention over a packed batch in plain PyTorch: every run of equally long sequences is one dense block.
+
+No token of padding is computed and no mask is built unless a sliding window needs one. This is the CPU path, and the
+twin every faster kernel is judged by.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from .layout import PackedLayout
+
+
+def packed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: PackedLayout,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Let each token attend to the tokens of its own sequence.
+
+    Args:
+        query: (heads, total_tokens, head_dim).
+        key: (kv_heads, total_tokens, head_dim); `heads` is a multiple of `kv_heads`.
+        value: (kv_heads, total_tokens, value_dim).
+        layout: where each sequence lies, and whether attention is causal.
+        scale: factor on the scores.
+        window: causal, a token sees itself and the `window - 1` tokens before it; bidirectional, it sees those at
+            a distance of at most `window`: transformers' two conventions.
+        softcap: scores become `softcap * tanh(scores / softcap)` (Gemma 2).
+        sinks: (heads,) logits that join the softmax and carry no value (gpt-oss).
+        dropout: probability with which a weight is dropped.
+
+    Returns:
+        (total_tokens, heads, value_dim), contiguous, of the query's dtype.
+    """
+    heads, total, _ = query.shape
+    out = query.new_empty(total, heads, value.shape[-1])
+    plain = softcap is None and sinks is None
+    for start, count, length in layout.runs:
+        stop = start + count * length
+        q, k, v = (x[:, start:stop].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value))
+        mask = _window_mask(length, window, layout.causal, query.device)
+        if plain:
+            block = scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=layout.causal and mask is None and length > 1,
+                scale=scale,
+                enable_gqa=k.shape[1] != heads,
+            )
+        else:
+            if layout.causal and mask is None:
+                mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+            block = _explicit_attention(q, k, v, mask, scale, softcap, sinks, dropout)
+        out[start:stop] = block.transpose(1, 2).flatten(0, 1)
+    return out
+
+
+def _window_mask(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:
+    """(length, length) bool, True where a query (row) sees a key; None where the window hides nothing."""
+    if window is None or window >= length:
+        return None
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+    return (distance >= 0) & (distance < window) if causal else distance.abs() <= window
+
+
+def _explicit_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    """Attention with the scores written out, (n, heads, length, dim): for what SDPA has no argument for."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = (query @ key.mT).float() * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    if sinks is not None:
+        column = sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, column], dim=-1)
+    weights = scores.softmax(-1)[..., : key.shape[2]].to(value.dtype)
+    return torch.dropout(weights, dropout, train=dropout > 0) @ value
