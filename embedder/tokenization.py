@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from .errors import InputError, ModelError
@@ -47,6 +47,9 @@ class TextTokenizer:
         self.backend: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.backend.no_padding()
         self.backend.no_truncation()
+        if spec.lowercase:
+            before = [self.backend.normalizer] if self.backend.normalizer else []
+            self.backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
         probe = self.backend.encode("a", add_special_tokens=spec.add_special_tokens)
         text = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
         if not text:
@@ -61,9 +64,7 @@ class TextTokenizer:
                 raise ModelError("the spec appends EOS, but the tokenizer has no EOS token")
             self._eos = [] if eos in suffix else [eos]
         if spec.max_tokens <= self.special_tokens:
-            raise ModelError(
-                f"max_tokens={spec.max_tokens} leaves no room beside {self.special_tokens} special tokens"
-            )
+            raise ModelError(f"max_tokens={spec.max_tokens} leaves no room beside {self.special_tokens} special tokens")
 
     @classmethod
     def load(cls, folder: Path, spec: EncoderSpec) -> TextTokenizer:
@@ -85,8 +86,21 @@ class TextTokenizer:
         """How many tokens every text gets beside its own."""
         return self._prefix_tokens + self._suffix_tokens + len(self._eos)
 
-    def __call__(self, texts: Sequence[str], prompt: str = "", truncate: Truncate = "end") -> TokenizedTexts:
+    @property
+    def vocabulary_size(self) -> int:
+        """One more than the largest token id."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def __call__(
+        self, texts: Sequence[str], prompt: str = "", truncate: Truncate = "end", *, first: int = 0
+    ) -> TokenizedTexts:
         """Tokenise `prompt + text` for each text; a cut keeps the beginning and the closing special tokens.
+
+        Args:
+            texts: N texts.
+            prompt: what goes in front of each.
+            truncate: whether a text that is too long is cut or refused.
+            first: number of the first text, for error messages.
 
         Raises:
             InputError: naming the text that is not a string, has nothing to encode, or is too long under
@@ -95,13 +109,9 @@ class TextTokenizer:
         spec = self._spec
         if truncate not in ("end", "error"):
             raise InputError(f"unknown truncate {truncate!r}: choose end or error")
-        joined = [
-            prompt + text if isinstance(text, str) else _refuse_type(i, text) for i, text in enumerate(texts)
-        ]
-        if spec.lowercase:
-            prompt, joined = prompt.lower(), [text.lower() for text in joined]
+        joined = [_join(prompt, text, first + i) for i, text in enumerate(texts)]
         exclude = bool(prompt) and not spec.include_prompt
-        encodings = self._encode(joined, offsets=exclude)
+        encodings = self._encode(joined, first, offsets=exclude)
         ids: list[NDArray[np.int32]] = []
         pool_from = np.zeros(len(joined), np.int32)
         truncated = np.zeros(len(joined), np.bool_)
@@ -109,20 +119,16 @@ class TextTokenizer:
             row, truncated[i] = self._fit(encoding.ids)
             if truncated[i] and truncate == "error":
                 count = len(encoding.ids) + len(self._eos)
-                raise InputError(f"text {i} has {count} tokens, the model takes {spec.max_tokens}: shorten it")
+                raise InputError(f"text {first + i} has {count} tokens, the model takes {spec.max_tokens}: shorten it")
             if exclude:
-                pool_from[i] = self._text_start(encoding, len(prompt))
-            if len(row) <= pool_from[i]:
-                what = (
-                    "is empty"
-                    if not truncated[i]
-                    else f"is cut off: the prompt alone fills {spec.max_tokens} tokens"
-                )
-                raise InputError(f"text {i} {what}")
+                pool_from[i] = self._text_start(encoding, prompt)
+            if len(row) == 0 or (exclude and pool_from[i] >= len(row) - self._suffix_tokens - len(self._eos)):
+                why = f"is cut off: the prompt fills all {spec.max_tokens} tokens" if truncated[i] else "is empty"
+                raise InputError(f"text {first + i} {why}")
             ids.append(row)
         return TokenizedTexts(ids, pool_from, truncated)
 
-    def _encode(self, texts: list[str], *, offsets: bool) -> list[Encoding]:
+    def _encode(self, texts: list[str], first: int, *, offsets: bool) -> list[Encoding]:
         encode = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
         try:
             return encode(texts, add_special_tokens=self._spec.add_special_tokens)
@@ -130,7 +136,7 @@ class TextTokenizer:
             bad = next((i for i, text in enumerate(texts) if not _is_unicode(text)), None)
             if bad is None:
                 raise
-            raise InputError(f"text {bad} holds a lone surrogate, which is no Unicode text") from None
+            raise InputError(f"text {first + bad} holds a lone surrogate, which is no Unicode text") from None
 
     def _fit(self, ids: list[int]) -> tuple[NDArray[np.int32], bool]:
         """Cut to the longest sequence, keeping the closing special tokens, and append EOS."""
@@ -140,16 +146,23 @@ class TextTokenizer:
             ids = ids[: room - self._suffix_tokens] + ids[len(ids) - self._suffix_tokens :]
         return np.array(ids + self._eos, np.int32), cut
 
-    def _text_start(self, encoding: Encoding, prompt_chars: int) -> int:
-        """Index of the first token that starts at or after the prompt's end; special tokens in front never count."""
-        for i, (start, _) in enumerate(encoding.offsets):
-            if i >= self._prefix_tokens and start >= prompt_chars and not encoding.special_tokens_mask[i]:
+    def _text_start(self, encoding: Encoding, prompt: str) -> int:
+        """Index of the first token of the text; special tokens in front never count.
+
+        A token that joins the prompt's last space to the text's first word is the text's: left out, a text of one
+        word would have nothing to pool. One that holds any other character of the prompt is the prompt's.
+        """
+        words_end = len(prompt.rstrip())
+        for i, (start, end) in enumerate(encoding.offsets):
+            if start >= words_end and end > len(prompt) and not encoding.special_tokens_mask[i]:
                 return i
         return len(encoding.ids) + len(self._eos)
 
 
-def _refuse_type(index: int, text: object) -> str:
-    raise InputError(f"text {index} is {type(text).__name__}, not a string")
+def _join(prompt: str, text: object, index: int) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"text {index} is {type(text).__name__}, not a string")
+    return prompt + text
 
 
 def _is_unicode(text: str) -> bool:

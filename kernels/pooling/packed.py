@@ -8,9 +8,7 @@ from torch import Tensor
 from ..attention.layout import PackedLayout
 
 
-def pool_mean(
-    hidden: Tensor, layout: PackedLayout, keep: Tensor | None = None, *, weighted: bool = False
-) -> Tensor:
+def pool_mean(hidden: Tensor, layout: PackedLayout, keep: Tensor | None = None, *, weighted: bool = False) -> Tensor:
     """Average the kept hidden states of each sequence.
 
     Args:

@@ -1,0 +1,60 @@
+"""PEFT adapters, merged into the weights on load; an adapter that does not take effect is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, get_peft_model
+from peft.utils import load_peft_weights, set_peft_model_state_dict
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .errors import ModelError
+
+
+def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Return `model` with the adapter in `folder` merged into its weights.
+
+    An adapter trained on the language model names its weights one level deeper (`model.layers...`) than the backbone
+    that is loaded here does; without renaming, PEFT would leave the adapter at zero and say so in a warning only.
+
+    Raises:
+        ModelError: if the adapter is unreadable, or names a weight the model does not have.
+    """
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        state: dict[str, Tensor] = load_peft_weights(str(folder), device="cpu")
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"cannot read the adapter in {folder}: {str(error).splitlines()[0]}") from error
+    # Only the backbone is here, so what the adapter was trained for (`task_type`) has no class to match.
+    config.task_type = None
+    config.inference_mode = True
+    try:
+        wrapped: Any = get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelError(f"the adapter in {folder} does not fit the model: {str(error).splitlines()[0]}") from error
+    prefixes = {name.split(".", 3)[2] for name in state if name.count(".") > 2}
+    if prefixes == {"model"} and not hasattr(model, "model"):
+        state = {name.replace("base_model.model.model.", "base_model.model.", 1): v for name, v in state.items()}
+    _check_shapes(wrapped, state, folder)
+    result = set_peft_model_state_dict(wrapped, state)
+    unplaced = list(result.unexpected_keys) + [key for key in result.missing_keys if "lora_" in key]
+    if unplaced:
+        raise ModelError(
+            f"the adapter in {folder} does not fit the model: {len(unplaced)} weights, {unplaced[0]} first"
+        )
+    with torch.no_grad():
+        merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
+    return merged
+
+
+def _check_shapes(wrapped: Any, state: dict[str, Tensor], folder: Path) -> None:
+    expected = {name.replace(".default", ""): value.shape for name, value in wrapped.state_dict().items()}
+    for name, value in state.items():
+        if name in expected and expected[name] != value.shape:
+            raise ModelError(
+                f"the adapter in {folder} does not fit the model: {name} is {tuple(value.shape)}, "
+                f"the model takes {tuple(expected[name])}"
+            )

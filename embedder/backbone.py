@@ -1,0 +1,171 @@
+"""The decoder itself: loaded whole or refused, made bidirectional, run over packed batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from huggingface_hub import errors as hub_errors
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from ..kernels.attention import ATTENTION_NAME, PackedLayout, register
+from .errors import ModelError, UnsupportedModelError
+from .families import NOT_BIDIRECTIONAL, NOT_PACKED, POSITION_OFFSET
+from .spec import Attention
+
+log = logging.getLogger(__name__)
+
+Engine = Literal["packed", "equal-length"]
+
+
+class Backbone:
+    """A transformers model that turns a packed batch of token ids into hidden states.
+
+    Attributes:
+        model: the stock transformers class, in eval mode.
+        engine: `packed` where attention runs on the whole batch; `equal-length` where the architecture needs each
+            run of equally long texts in a forward of its own.
+    """
+
+    def __init__(self, model: PreTrainedModel, attention: Attention) -> None:
+        """Wrap a loaded model whose config already says what `attention` it has."""
+        self.model = model.eval().requires_grad_(False)
+        self.attention = attention
+        self.engine: Engine = "equal-length" if model_type(model.config) in NOT_PACKED else "packed"
+        self._position_offset = POSITION_OFFSET.get(model_type(model.config), 0)
+
+    @classmethod
+    def load(cls, folder: Path, attention: Attention, *, device: torch.device, dtype: torch.dtype | None) -> Backbone:
+        """Load the weights in `folder`; `dtype=None` keeps the checkpoint's.
+
+        Raises:
+            ModelError: if the folder holds no model, or not all of its weights.
+            UnsupportedModelError: if the architecture cannot have this attention.
+        """
+        config = load_config(folder)
+        family = model_type(config)
+        if attention is Attention.BIDIRECTIONAL and family in NOT_BIDIRECTIONAL:
+            raise UnsupportedModelError(
+                f"{family} cannot be bidirectional: {NOT_BIDIRECTIONAL[family]}; load it with attention=causal"
+            )
+        set_attention(config, attention)
+        packed = family not in NOT_PACKED
+        if not packed:
+            log.info("%s runs on equal-length batches: %s", family, NOT_PACKED[family])
+        options: dict[str, Any] = {"attn_implementation": register()} if packed else {}
+        try:
+            model, report = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype="auto" if dtype is None else dtype,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+        except (OSError, ValueError, RuntimeError, hub_errors.HFValidationError) as error:
+            raise ModelError(f"cannot load the weights in {folder}: {str(error).splitlines()[0]}") from error
+        absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+        if absent:
+            raise ModelError(f"{folder} lacks {len(absent)} of the model's weights, {absent[0]} among them")
+        return cls(model.to(device), attention)
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The configuration of the text decoder, also where it is part of a composite model."""
+        return self.model.config.get_text_config()
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of a hidden state."""
+        return int(self.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are stored and multiplied in."""
+        return self.model.dtype
+
+    @property
+    def embedding_rows(self) -> int:
+        """Number of token ids the model can look up."""
+        return int(cast(nn.Embedding, self.model.get_input_embeddings()).weight.shape[0])
+
+    def check_vocabulary(self, size: int, folder: Path) -> None:
+        """Refuse a tokenizer whose ids the embedding table does not have.
+
+        Raises:
+            ModelError: if there is such an id; looking it up would read another token's row or fail midway.
+        """
+        if size > self.embedding_rows:
+            raise ModelError(
+                f"the tokenizer of {folder} has {size} tokens, the model embeds only {self.embedding_rows}"
+            )
+
+    def layout(self, lengths: list[int], **options: Any) -> PackedLayout:
+        """Describe a batch of texts of these lengths for `__call__`."""
+        causal = self.attention is Attention.CAUSAL
+        return PackedLayout.from_lengths(lengths, causal=causal, device=self.device, **options)
+
+    def __call__(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
+        """Compute the last hidden states, (total_tokens, H), of a packed batch, (total_tokens,) int64."""
+        if self.engine == "equal-length":
+            return self._by_runs(input_ids, layout)
+        positions = layout.position_ids() + self._position_offset
+        output = self.model(input_ids=input_ids[None], position_ids=positions[None], use_cache=False, packed=layout)
+        return output.last_hidden_state[0]
+
+    def _by_runs(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
+        parts: list[Tensor] = []
+        for start, count, length in layout.runs:
+            ids = input_ids[start : start + count * length].view(count, length)
+            output = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+            parts.append(output.last_hidden_state.flatten(0, 1))
+        return torch.cat(parts)
+
+    @contextmanager
+    def transformers_attention(self) -> Generator[None]:
+        """Run equal-length batches with transformers' own eager attention inside the block: the reference.
+
+        It switches the model for all threads, so only verification, before the encoder is handed out, may use it.
+        """
+        engine, self.engine = self.engine, "equal-length"
+        if engine == "packed":
+            self.model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            self.engine = engine
+            if engine == "packed":
+                self.model.set_attn_implementation(ATTENTION_NAME)
+
+
+def load_config(folder: Path) -> PretrainedConfig:
+    """Read a model folder's config.json.
+
+    Raises:
+        ModelError: if there is none, or transformers does not know the architecture.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise ModelError(f"no usable model configuration in {folder}: {str(error).splitlines()[0]}") from error
+
+
+def model_type(config: PretrainedConfig) -> str:
+    """Name of the text decoder's architecture, as transformers registers it."""
+    return str(config.get_text_config().model_type)
+
+
+def set_attention(config: PretrainedConfig, attention: Attention) -> None:
+    """Write `is_causal` into the config and into the text decoder's, which in composite models is another object."""
+    for part in (config, config.get_text_config()):
+        part.is_causal = attention is Attention.CAUSAL

@@ -1,0 +1,226 @@
+"""`Encoder`: text in, vectors out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from .adapters import merge_adapter
+from .backbone import Backbone
+from .device import choose_device, choose_dtype
+from .embeddings import Embeddings
+from .errors import InputError, ModelError
+from .fingerprint import fingerprint
+from .formats.folder import ModelFiles, read_folder, resolve
+from .head import Head
+from .packing import pack_by_length
+from .spec import EncoderSpec
+from .tokenization import TextTokenizer, TokenizedTexts, Truncate
+
+DEFAULT_MODEL = Path(__file__).parent / "models" / "decant-mini"
+
+# Measured by benchmarks/encode.py on two cores: larger batches fall out of the cache, smaller ones pay per call.
+BATCH_TOKENS_CPU = 4096
+BATCH_TOKENS_GPU = 32768
+# Texts tokenised and sorted together; bounds the memory of a stream.
+WINDOW_TEXTS = 4096
+
+
+class Encoder:
+    """A decoder turned into a text encoder; safe to share between threads.
+
+    Attributes:
+        path: the folder it came from.
+        spec: everything besides the weights that influences a vector.
+    """
+
+    def __init__(self, files: ModelFiles, path: Path, backbone: Backbone, head: Head, tokenizer: TextTokenizer) -> None:
+        """Put the parts together; use `Encoder.load`."""
+        self.path = path
+        self.spec = files.spec
+        self.backbone = backbone
+        self.head = head
+        self.text_tokenizer = tokenizer
+        self._files = files
+
+    @classmethod
+    def load(
+        cls,
+        path_or_name: str | Path | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        spec: EncoderSpec | None = None,
+        verify: bool = True,
+    ) -> Self:
+        """Load an encoder: a model folder, a hub name, or the model that ships with Decant.
+
+        Args:
+            path_or_name: Decant, sentence-transformers, PEFT adapter or plain decoder folder; None for decant-mini.
+            device: torch device; None for the best one here.
+            dtype: `float32`, `bfloat16`, `float16`, or `checkpoint` for the format the weights are stored in; None
+                for bfloat16 where the hardware multiplies it, else float32.
+            spec: replaces the folder's own description.
+            verify: prove the cheap invariants on the loaded model (`verify.check_loaded`).
+
+        Raises:
+            ModelError: if the model cannot be loaded whole, or its description cannot be honoured.
+            VerificationError: if the loaded model breaks an invariant.
+        """
+        path = DEFAULT_MODEL if path_or_name is None else resolve(path_or_name)
+        files = read_folder(path)
+        if spec is not None:
+            files = ModelFiles(spec, files.backbone, files.tokenizer, files.dense, files.adapters)
+        if len(files.dense) != len(files.spec.dense):
+            raise ModelError(f"{path} has {len(files.dense)} dense layers, its spec says {len(files.spec.dense)}")
+        place = choose_device(device)
+        kind = None if dtype == "checkpoint" else choose_dtype(dtype, place)
+        tokenizer = TextTokenizer.load(files.tokenizer, files.spec)
+        backbone = Backbone.load(files.backbone, files.spec.attention, device=place, dtype=kind)
+        for adapter in files.adapters:
+            backbone.model = merge_adapter(backbone.model, adapter)
+        backbone.check_vocabulary(tokenizer.vocabulary_size, files.backbone)
+        head = Head(files.spec, backbone.hidden_size)
+        head.load_dense(files.dense)
+        head.to(place).eval().requires_grad_(False)
+        encoder = cls(files, path, backbone, head, tokenizer)
+        if verify:
+            from .verify import check_loaded
+
+            check_loaded(encoder)
+        return encoder
+
+    @property
+    def dimension(self) -> int:
+        """Width of a dense vector when none is asked for."""
+        return self.head.width(None)
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest text, prompt and special tokens included."""
+        return self.spec.max_tokens
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, without padding or truncation; do not change it."""
+        return self.text_tokenizer.backend
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of spec and weights; reads every byte of the model once."""
+        files = self._files
+        return fingerprint(files.spec, [files.backbone, *files.adapters, files.tokenizer], files.dense)
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        kind: str = "document",
+        instruction: str | None = None,
+        outputs: Sequence[str] = ("dense",),
+        dimensions: int | None = None,
+        truncate: Truncate = "end",
+        batch_tokens: int | None = None,
+    ) -> Embeddings:
+        """Encode texts; row i of the result belongs to text i.
+
+        Args:
+            texts: one text or several.
+            kind: which of the spec's prompts goes in front, `query` or `document` as a rule.
+            instruction: the task, for models whose prompt has a place for it.
+            outputs: representations wanted; this version offers `dense`.
+            dimensions: width of the dense vectors, one the model was trained for; None for its default.
+            truncate: `end` cuts a text that is too long and reports it, `error` refuses it.
+            batch_tokens: token budget of one forward; results do not depend on it.
+
+        Returns:
+            Embeddings of N rows, dense (N, D) float32.
+
+        Raises:
+            InputError: for a text or an option that cannot be honoured, naming it.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        prompt = self._check(kind, instruction, outputs, dimensions)
+        parts = [
+            self._encode_window(texts[start : start + WINDOW_TEXTS], start, prompt, dimensions, truncate, batch_tokens)
+            for start in range(0, max(len(texts), 1), WINDOW_TEXTS)
+        ]
+        return Embeddings.concatenate(parts)
+
+    def encode_stream(
+        self,
+        texts: Iterable[str],
+        *,
+        kind: str = "document",
+        instruction: str | None = None,
+        outputs: Sequence[str] = ("dense",),
+        dimensions: int | None = None,
+        truncate: Truncate = "end",
+        batch_tokens: int | None = None,
+    ) -> Iterator[Embeddings]:
+        """Encode any number of texts in constant memory: parts in input order, arguments as in `encode`."""
+        prompt = self._check(kind, instruction, outputs, dimensions)
+        rest = iter(texts)
+        start = 0
+        while window := list(islice(rest, WINDOW_TEXTS)):
+            yield self._encode_window(window, start, prompt, dimensions, truncate, batch_tokens)
+            start += len(window)
+
+    def save(self, folder: str | Path) -> None:
+        """Save as a folder that Decant loads to the same bytes and plain `SentenceTransformer` loads to agree.
+
+        Raises:
+            ModelError: if the folder exists and is not empty, or cannot be written.
+        """
+        from .saving import save_encoder
+
+        save_encoder(self, Path(folder))
+
+    def _check(self, kind: str, instruction: str | None, outputs: Sequence[str], dimensions: int | None) -> str:
+        """Refuse what cannot be honoured before any text is read; return the prompt."""
+        if tuple(outputs) != ("dense",):
+            raise InputError(f"this model offers dense vectors, not {', '.join(outputs) or 'nothing'}")
+        self.head.width(dimensions)
+        return self.spec.prompt(kind, instruction)
+
+    def _encode_window(
+        self,
+        texts: list[str],
+        offset: int,
+        prompt: str,
+        dimensions: int | None,
+        truncate: Truncate,
+        batch_tokens: int | None,
+    ) -> Embeddings:
+        tokenized = self.text_tokenizer(texts, prompt, truncate, first=offset)
+        dense = self.encode_tokens(tokenized, dimensions=dimensions, batch_tokens=batch_tokens)
+        bad = np.flatnonzero(~np.isfinite(dense).all(axis=1))
+        if len(bad):
+            raise ModelError(f"text {offset + bad[0]} gave a vector with NaN or infinity: try dtype=float32")
+        lengths = np.array([len(ids) for ids in tokenized.ids], np.int32)
+        return Embeddings(tokens=lengths, truncated=tokenized.truncated, dense=dense)
+
+    @torch.inference_mode()
+    def encode_tokens(
+        self, tokenized: TokenizedTexts, *, dimensions: int | None = None, batch_tokens: int | None = None
+    ) -> NDArray[np.float32]:
+        """Turn token ids into vectors, (N, D) float32, row i from `tokenized.ids[i]`."""
+        lengths = [len(ids) for ids in tokenized.ids]
+        default = BATCH_TOKENS_GPU if self.backbone.device.type == "cuda" else BATCH_TOKENS_CPU
+        out = np.empty((len(lengths), self.head.width(dimensions)), np.float32)
+        for batch in pack_by_length(lengths, batch_tokens or default):
+            layout = self.backbone.layout([lengths[i] for i in batch])
+            ids = torch.from_numpy(np.concatenate([tokenized.ids[i] for i in batch]))
+            hidden = self.backbone(ids.long().to(self.backbone.device), layout)
+            pool_from = torch.from_numpy(tokenized.pool_from[batch]).to(hidden.device)
+            keep = layout.position_ids() >= pool_from[layout.sequence_ids()] if pool_from.any() else None
+            out[batch] = self.head(hidden, layout, keep, dimensions).cpu().numpy()
+        return out

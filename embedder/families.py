@@ -1,0 +1,58 @@
+"""What is known of decoder families that do not behave like the rest; `verify` proves the others on the loaded model.
+
+Measured on transformers 5.23.0 with tiny random weights; tests/embedder/test_families.py repeats the measurements, so
+an upgrade of transformers shows what changed.
+"""
+
+from __future__ import annotations
+
+CAUSAL_BY_CONSTRUCTION = "its layers read left to right whatever the configuration says"
+PARTLY_CAUSAL = "its attention layers become bidirectional, its recurrent or convolution layers stay causal"
+
+# Families that cannot become bidirectional, and why. Loading them as causal encoders is allowed.
+NOT_BIDIRECTIONAL: dict[str, str] = {
+    "gpt_neo": "its attention carries a fixed causal mask",
+    "openai-gpt": "its attention carries a fixed causal mask",
+    "llama4": "its chunked layers are bidirectional for short texts only",
+    "llama4_text": "its chunked layers are bidirectional for short texts only",
+    "mamba": CAUSAL_BY_CONSTRUCTION,
+    "mamba2": CAUSAL_BY_CONSTRUCTION,
+    "falcon_mamba": CAUSAL_BY_CONSTRUCTION,
+    "rwkv": CAUSAL_BY_CONSTRUCTION,
+    "recurrent_gemma": PARTLY_CAUSAL,
+    "qwen3_next": PARTLY_CAUSAL,
+    "qwen3_5_text": PARTLY_CAUSAL,
+    "lfm2": PARTLY_CAUSAL,
+    "falcon_h1": PARTLY_CAUSAL,
+    "minimax": PARTLY_CAUSAL,
+    "jamba": PARTLY_CAUSAL,
+    "bamba": PARTLY_CAUSAL,
+    "zamba": PARTLY_CAUSAL,
+    "zamba2": PARTLY_CAUSAL,
+    "granitemoehybrid": PARTLY_CAUSAL,
+    "nemotron_h": PARTLY_CAUSAL,
+}
+
+# Families whose forward cannot take a packed batch, and why. They run on batches of equally long texts instead, with
+# the attention transformers gives them: no padding either, only fewer texts a batch.
+NOT_PACKED: dict[str, str] = {
+    "bloom": "ALiBi biases are built outside the attention function",
+    "mpt": "ALiBi biases are built outside the attention function",
+    "gptj": "its attention does not go through transformers' attention interface",
+    "codegen": "its attention does not go through transformers' attention interface",
+    "ctrl": "its attention does not go through transformers' attention interface",
+    "xglm": "its attention does not go through transformers' attention interface",
+    "gpt_neo": "its attention does not go through transformers' attention interface",
+    "stablelm": "its layers do not pass keyword arguments on to attention",
+    "nemotron": "its layers do not pass keyword arguments on to attention",
+    "modernbert-decoder": "it adds its own mask to the window's",
+    "llama4_text": "its chunked layers need a mask of their own",
+    **{
+        family: "its recurrent layers would run across the texts of a packed batch"
+        for family, reason in NOT_BIDIRECTIONAL.items()
+        if reason in (PARTLY_CAUSAL, CAUSAL_BY_CONSTRUCTION)
+    },
+}
+
+# Families whose learned positions do not start at 0: RoBERTa counts from the padding index + 1.
+POSITION_OFFSET: dict[str, int] = dict.fromkeys(("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"), 2)

@@ -1,0 +1,225 @@
+"""The sentence-transformers folder: both layouts are read, the legacy one is written, for it loads everywhere.
+
+Layouts as of sentence-transformers 6.2 (`base/modules`, `sentence_transformer/modules`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from ..backbone import load_config
+from ..errors import UnsupportedModelError
+from ..spec import Activation, Attention, DenseSpec, EncoderSpec, Pooling
+from .json_file import read_json, write_json
+
+MODULES_FILE = "modules.json"
+_MODEL_FILE = "config_sentence_transformers.json"
+_TRANSFORMER_FILE = "sentence_bert_config.json"
+
+_POOLING = {
+    "mean": Pooling.MEAN,
+    "weightedmean": Pooling.WEIGHTED_MEAN,
+    "lasttoken": Pooling.LAST,
+    "cls": Pooling.FIRST,
+    "max": Pooling.MAX,
+}
+_LEGACY_POOLING = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_ACTIVATIONS = {
+    "torch.nn.modules.linear.Identity": Activation.IDENTITY,
+    "torch.nn.modules.activation.Tanh": Activation.TANH,
+    "torch.nn.modules.activation.ReLU": Activation.RELU,
+    "torch.nn.modules.activation.GELU": Activation.GELU,
+    "torch.nn.modules.activation.SiLU": Activation.SILU,
+}
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+@dataclass
+class SentenceTransformerParts:
+    """What a sentence-transformers folder holds."""
+
+    spec: EncoderSpec
+    backbone: Path
+    tokenizer: Path
+    dense: list[Path] = field(default_factory=list[Path])
+
+
+def read(folder: Path) -> SentenceTransformerParts:
+    """Read a folder with a modules.json.
+
+    Raises:
+        ModelError: if a file is missing or broken.
+        UnsupportedModelError: for a module, option or order that would not be honoured.
+    """
+    modules = sorted(read_json(folder / MODULES_FILE, list), key=lambda m: m["idx"])
+    names = [str(m["type"]).rsplit(".", 1)[-1] for m in modules]
+    if names[:2] != ["Transformer", "Pooling"]:
+        raise UnsupportedModelError(
+            f"{folder} has modules {names}: Decant honours Transformer, Pooling, Dense, Normalize"
+        )
+    backbone = folder / str(modules[0]["path"])
+    pooling, include_prompt = _read_pooling(folder / str(modules[1]["path"]))
+    dense: list[DenseSpec] = []
+    files: list[Path] = []
+    for position, (name, module) in enumerate(zip(names[2:], modules[2:], strict=True), start=3):
+        path = folder / str(module["path"])
+        if name == "Dense":
+            dense.append(_read_dense(path))
+            files.append(path / "model.safetensors")
+        elif name != "Normalize" or position != len(names):
+            raise UnsupportedModelError(f"{folder} has a {name} module at place {position}, which Decant cannot honour")
+    spec = _read_spec(folder, backbone, pooling, include_prompt, tuple(dense), names[-1] == "Normalize")
+    return SentenceTransformerParts(spec, backbone, backbone, files)
+
+
+def write(folder: Path, spec: EncoderSpec, hidden_size: int) -> list[Path]:
+    """Write everything but weights and tokenizer; return where each dense layer's weights belong."""
+    modules: list[dict[str, Any]] = []
+
+    def add(name: str, path: str, config: dict[str, Any] | None) -> Path:
+        modules.append(
+            {
+                "idx": len(modules),
+                "name": str(len(modules)),
+                "path": path,
+                "type": f"sentence_transformers.models.{name}",
+            }
+        )
+        if path:
+            (folder / path).mkdir(parents=True, exist_ok=True)
+        if config is not None:
+            write_json(folder / path / "config.json", config)
+        return folder / path
+
+    add("Transformer", "", None)
+    write_json(folder / _TRANSFORMER_FILE, {"max_seq_length": spec.max_tokens, "do_lower_case": spec.lowercase})
+    modes = {key: _POOLING.get(mode) is spec.pooling for key, mode in _LEGACY_POOLING.items()}
+    add(
+        "Pooling",
+        "1_Pooling",
+        {"word_embedding_dimension": hidden_size, **modes, "include_prompt": spec.include_prompt},
+    )
+    files: list[Path] = []
+    names = {activation: dotted for dotted, activation in _ACTIVATIONS.items()}
+    for layer in spec.dense:
+        config = {
+            "in_features": layer.in_features,
+            "out_features": layer.out_features,
+            "bias": layer.bias,
+            "activation_function": names[layer.activation],
+        }
+        files.append(add("Dense", f"{len(modules)}_Dense", config) / "model.safetensors")
+    if spec.normalize:
+        add("Normalize", f"{len(modules)}_Normalize", None)
+    write_json(folder / MODULES_FILE, modules)
+    prompts = {kind: spec.prompt(kind, None) for kind in spec.prompts}
+    write_json(
+        folder / _MODEL_FILE,
+        {
+            "model_type": "SentenceTransformer",
+            "prompts": prompts,
+            "default_prompt_name": "document" if prompts["document"] else None,
+            "similarity_fn_name": "cosine" if spec.normalize else "dot",
+            **({"truncate_dim": spec.default_dimension} if spec.default_dimension else {}),
+        },
+    )
+    return files
+
+
+def longest_sequence(config: PretrainedConfig, tokenizer: Path, limit: int | None) -> int:
+    """Return the most tokens a text may have: the given limit, or the tokenizer's, never beyond the positions."""
+    file = tokenizer / "tokenizer_config.json"
+    declared = read_json(file).get("model_max_length") if file.is_file() else None
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    known = [int(n) for n in (limit or declared, positions) if isinstance(n, int | float) and 0 < n < 10**9]
+    return min(known, default=512)
+
+
+def _read_pooling(folder: Path) -> tuple[Pooling, bool]:
+    config = read_json(folder / "config.json")
+    modes = config.get("pooling_mode") or [name for key, name in _LEGACY_POOLING.items() if config.get(key)] or ["mean"]
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    if len(modes) != 1 or modes[0] not in _POOLING:
+        raise UnsupportedModelError(
+            f"{folder} pools by {' + '.join(modes)}: Decant honours one of {', '.join(_POOLING)}"
+        )
+    return _POOLING[modes[0]], bool(config.get("include_prompt", True))
+
+
+def _read_dense(folder: Path) -> DenseSpec:
+    config = read_json(folder / "config.json")
+    activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    keys = [config.get(f"module_{end}_name", "sentence_embedding") for end in ("input", "output")]
+    if activation not in _ACTIVATIONS or config.get("use_residual") or set(keys) - {"sentence_embedding", None}:
+        raise UnsupportedModelError(f"{folder} is a dense layer with options Decant cannot honour: {config}")
+    return DenseSpec(
+        int(config["in_features"]),
+        int(config["out_features"]),
+        bool(config.get("bias", True)),
+        _ACTIVATIONS[activation],
+    )
+
+
+def _read_spec(
+    folder: Path,
+    backbone: Path,
+    pooling: Pooling,
+    include_prompt: bool,
+    dense: tuple[DenseSpec, ...],
+    normalize: bool,
+) -> EncoderSpec:
+    transformer = read_json(backbone / _TRANSFORMER_FILE) if (backbone / _TRANSFORMER_FILE).is_file() else {}
+    model = read_json(folder / _MODEL_FILE) if (folder / _MODEL_FILE).is_file() else {}
+    if model.get("model_type", "SentenceTransformer") != "SentenceTransformer":
+        raise UnsupportedModelError(f"{folder} is a {model['model_type']}, which this version of Decant cannot load")
+    config = load_config(backbone) if (backbone / "config.json").is_file() else PretrainedConfig()
+    width = model.get("truncate_dim")
+    return EncoderSpec(
+        attention=Attention.BIDIRECTIONAL if _is_bidirectional(config) else Attention.CAUSAL,
+        pooling=pooling,
+        prompts=_prompts(model),
+        include_prompt=include_prompt,
+        lowercase=bool(transformer.get("do_lower_case", False)),
+        max_tokens=longest_sequence(config, backbone, transformer.get("max_seq_length")),
+        dense=dense,
+        normalize=normalize,
+        dimensions=tuple(model.get("matryoshka_dimensions") or ()) + ((width,) if width else ()),
+        default_dimension=width,
+    )
+
+
+def _prompts(model: dict[str, Any]) -> dict[str, str]:
+    """Follow sentence-transformers: a query takes `query`, a document the first that exists, else the default."""
+    prompts: dict[str, str] = dict(model.get("prompts") or {})
+    default = prompts.get(model.get("default_prompt_name") or "", "")
+    document = next((prompts[name] for name in _DOCUMENT_PROMPTS if name in prompts), default)
+    return {**prompts, "query": prompts.get("query", default), "document": document}
+
+
+def _is_bidirectional(config: PretrainedConfig) -> bool:
+    """Whether transformers' forward of this folder is bidirectional, which sentence-transformers would run as is."""
+    text = config.get_text_config()
+    declared = getattr(text, "is_causal", getattr(config, "is_causal", None))
+    if declared is not None:
+        return not declared
+    if getattr(text, "use_bidirectional_attention", None) in (True, "all"):
+        return True
+    return not _is_decoder(text)
+
+
+def _is_decoder(config: PretrainedConfig) -> bool:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    return config.model_type in CAUSAL and config.model_type not in MASKED

@@ -1,0 +1,114 @@
+"""From hidden states to the vector: pooling, dense layers, Matryoshka cut, normalisation; all in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..kernels.attention import PackedLayout
+from ..kernels.pooling import pool_edge, pool_max, pool_mean
+from .errors import InputError, ModelError
+from .spec import Activation, EncoderSpec, Pooling
+
+_ACTIVATIONS = {
+    Activation.IDENTITY: nn.Identity,
+    Activation.TANH: nn.Tanh,
+    Activation.RELU: nn.ReLU,
+    Activation.GELU: nn.GELU,
+    Activation.SILU: nn.SiLU,
+}
+
+
+class Head(nn.Module):
+    """The part of an encoder behind its backbone, as an `EncoderSpec` describes it."""
+
+    def __init__(self, spec: EncoderSpec, hidden_size: int) -> None:
+        """Build the layers, without weights.
+
+        Raises:
+            ModelError: if the dense layers or Matryoshka widths do not fit the hidden size.
+        """
+        super().__init__()
+        if spec.dense and spec.dense[0].in_features != hidden_size:
+            raise ModelError(
+                f"the first dense layer takes {spec.dense[0].in_features} features, the model gives {hidden_size}"
+            )
+        self.spec = spec
+        self.full_width = spec.dense[-1].out_features if spec.dense else hidden_size
+        widths = (*spec.dimensions, *([spec.default_dimension] if spec.default_dimension else []))
+        if any(width > self.full_width for width in widths):
+            raise ModelError(f"the spec lists {max(widths)} dimensions, the model has {self.full_width}")
+        self.linears = nn.ModuleList(nn.Linear(d.in_features, d.out_features, bias=d.bias) for d in spec.dense)
+        self.activations = nn.ModuleList(_ACTIVATIONS[d.activation]() for d in spec.dense)
+
+    def load_dense(self, files: list[Path]) -> None:
+        """Load each dense layer's `linear.weight` and `linear.bias` from a sentence-transformers safetensors file.
+
+        Raises:
+            ModelError: if a file is missing or does not fit its layer.
+        """
+        for linear, file in zip(self.linears, files, strict=True):
+            try:
+                state = {key.removeprefix("linear."): value.float() for key, value in load_file(file).items()}
+                linear.load_state_dict(state)
+            except (OSError, RuntimeError) as error:
+                raise ModelError(
+                    f"{file} does not hold the dense layer's weights: {str(error).splitlines()[0]}"
+                ) from None
+
+    def save_dense(self, files: list[Path]) -> None:
+        """Write each dense layer where sentence-transformers looks for it."""
+        for linear, file in zip(self.linears, files, strict=True):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({f"linear.{key}": value.contiguous() for key, value in linear.state_dict().items()}, file)
+
+    def width(self, dimensions: int | None) -> int:
+        """Return the width of the vectors for this request.
+
+        Raises:
+            InputError: for a width the model was not trained for.
+        """
+        if dimensions is None:
+            return self.spec.default_dimension or self.full_width
+        offered = {self.full_width, *self.spec.dimensions, self.spec.default_dimension or self.full_width}
+        if dimensions not in offered:
+            widths = ", ".join(map(str, sorted(offered, reverse=True)))
+            raise InputError(f"this model was not trained for {dimensions} dimensions: choose from {widths}")
+        return dimensions
+
+    def forward(
+        self, hidden: Tensor, layout: PackedLayout, keep: Tensor | None = None, dimensions: int | None = None
+    ) -> Tensor:
+        """Make one vector per text.
+
+        Args:
+            hidden: (total_tokens, H).
+            layout: where each text lies.
+            keep: (total_tokens,) bool, the pooled tokens; None for all.
+            dimensions: width of the result, see `width`.
+
+        Returns:
+            (batch, width) float32.
+        """
+        vectors = self.pool(hidden, layout, keep)
+        for linear, activation in zip(self.linears, self.activations, strict=True):
+            vectors = activation(linear(vectors))
+        vectors = vectors[:, : self.width(dimensions)]
+        return functional.normalize(vectors, dim=-1) if self.spec.normalize else vectors
+
+    def pool(self, hidden: Tensor, layout: PackedLayout, keep: Tensor | None) -> Tensor:
+        """Apply the spec's pooling; shapes as in `forward`, result (batch, H) float32."""
+        match self.spec.pooling:
+            case Pooling.MEAN:
+                return pool_mean(hidden, layout, keep)
+            case Pooling.WEIGHTED_MEAN:
+                return pool_mean(hidden, layout, keep, weighted=True)
+            case Pooling.MAX:
+                return pool_max(hidden, layout, keep)
+            case Pooling.LAST:
+                return pool_edge(hidden, layout, keep, last=True)
+            case Pooling.FIRST:
+                return pool_edge(hidden, layout, keep, last=False)

@@ -1,0 +1,306 @@
+"""The invariants of a trustworthy encoder, each a function that measures it on the loaded model.
+
+The cheap ones run whenever an encoder is loaded (`check_loaded`); `verify_encoder` runs all of them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .errors import InputError, VerificationError
+from .spec import Attention
+from .tokenization import TokenizedTexts
+
+if TYPE_CHECKING:
+    from .encoder import Encoder
+
+# A fully causal MoE model moves by 1e-7 when its last token changes; a bidirectional one by far more than this.
+LEAK = 1e-4
+# Largest difference between two computations of the same float32 vector, by us, and by us and another implementation.
+EXACT = 1e-6
+PARITY = 1e-5
+# The same for half precision, where 1 - cosine is measured instead: rounding alone moves single dimensions by 1e-2.
+EXACT_HALF = 1e-4
+PARITY_HALF = 1e-3
+
+TEXTS: tuple[str, ...] = (
+    "Rivers carry water from the mountains to the sea.",
+    "Short text.",
+    "The committee met on Tuesday, discussed the budget for three hours, and adjourned without taking a decision.",
+    "a",
+    "def add(a, b):\n    return a + b",
+    "Short test.",
+)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One invariant, measured.
+
+    Attributes:
+        name: the invariant.
+        value: what was measured.
+        bound: what it is compared with.
+        passed: whether the invariant holds.
+        detail: what the value means, in a few words.
+    """
+
+    name: str
+    value: float
+    bound: float
+    passed: bool
+    detail: str
+
+
+Check = Callable[["Encoder"], Measurement]
+
+
+def check_loaded(encoder: Encoder) -> list[Measurement]:
+    """Run the cheap checks: a handful of forwards over some twenty tokens.
+
+    Raises:
+        VerificationError: naming the first invariant that does not hold.
+    """
+    return _run(encoder, (future_leak, attention_coverage, neighbour_leak, reference_parity), stop=True)
+
+
+def verify_encoder(encoder: Encoder) -> list[Measurement]:
+    """Measure every invariant; the caller decides what a failure means."""
+    return _run(encoder, ALL_CHECKS, stop=False)
+
+
+def _run(encoder: Encoder, checks: tuple[Check, ...], *, stop: bool) -> list[Measurement]:
+    results: list[Measurement] = []
+    for check in checks:
+        result = check(encoder)
+        results.append(result)
+        if stop and not result.passed:
+            raise VerificationError(
+                f"{encoder.path} breaks the invariant '{result.name}': {result.detail} "
+                f"({result.value:.3g}, bound {result.bound:.3g}); its vectors cannot be trusted"
+            )
+    return results
+
+
+@torch.inference_mode()
+def future_leak(encoder: Encoder) -> Measurement:
+    """Measure how far early hidden states move when only the last token changes.
+
+    A bidirectional encoder's must move, a causal one's must not (METHODS 3.1; the fault behind McGill-NLP/llm2vec#74).
+    """
+    row = _random_ids(encoder, (12,))[0]
+    changed = row.clone()
+    changed[-1] = _other_id(encoder, int(row[-1]))
+    states = [_hidden(encoder, [ids]) for ids in (row, changed)]
+    move = (states[0] - states[1])[: len(row) // 2].abs().amax().item()
+    if encoder.spec.attention is Attention.BIDIRECTIONAL:
+        return Measurement("future leak", move, LEAK, move > LEAK, "early states must see the last token")
+    return Measurement("future leak", move, LEAK, move <= LEAK, "early states must not see the last token")
+
+
+@torch.inference_mode()
+def attention_coverage(encoder: Encoder) -> Measurement:
+    """Count the layers that attend through the packed implementation; a hybrid's other layers mix tokens elsewhere."""
+    layers = int(encoder.backbone.config.num_hidden_layers)
+    if encoder.backbone.engine != "packed":
+        return Measurement("attention coverage", 1.0, 1.0, True, "transformers' own attention, equal-length batches")
+    trace: list[nn.Module] = []
+    ids = _random_ids(encoder, (5,))[0]
+    encoder.backbone(ids, encoder.backbone.layout([5], trace=trace))
+    share = len({id(module) for module in trace}) / layers
+    return Measurement("attention coverage", share, 1.0, share == 1.0, "share of layers that attend to packed batches")
+
+
+@torch.inference_mode()
+def neighbour_leak(encoder: Encoder) -> Measurement:
+    """Measure how far a text's hidden states move when its neighbours in the packed batch are exchanged."""
+    first, middle, last = _random_ids(encoder, (7, 5, 7))
+    others = [torch.full_like(ids, _other_id(encoder, int(ids[0]))) for ids in (first, last)]
+    states = [_hidden(encoder, [a, middle, b])[7:12] for a, b in ((first, last), (others[0], others[1]))]
+    move = (states[0] - states[1]).abs().amax().item()
+    return Measurement("neighbour leak", move, EXACT, move <= EXACT, "other texts of a batch must not move a state")
+
+
+@torch.inference_mode()
+def reference_parity(encoder: Encoder) -> Measurement:
+    """Compare packed hidden states with the same model run text by text through transformers' own attention."""
+    rows = _random_ids(encoder, (9, 9, 4, 1))
+    packed = _hidden(encoder, rows)
+    with encoder.backbone.transformers_attention():
+        alone = torch.cat([_hidden(encoder, [row]) for row in rows])
+    detail = "packed against transformers, text by text"
+    return _same(encoder, "reference parity", packed.numpy(), alone.numpy(), (PARITY, PARITY_HALF), detail)
+
+
+def batch_invariance(encoder: Encoder) -> Measurement:
+    """Encode the same texts alone, together, reversed, and under tight and wide token budgets."""
+    texts = list(TEXTS)
+    together = _dense(encoder, texts)
+    variants = [
+        np.concatenate([_dense(encoder, [text]) for text in texts]),
+        _dense(encoder, texts[::-1])[::-1],
+        _dense(encoder, texts, batch_tokens=1),
+        _dense(encoder, texts * 3, batch_tokens=64)[: len(texts)],
+    ]
+    worst = max(variants, key=lambda v: float(np.abs(v - together).max()))
+    detail = "alone, together, reversed, any token budget"
+    return _same(encoder, "batch invariance", worst, together, (EXACT, EXACT_HALF), detail)
+
+
+def determinism(encoder: Encoder) -> Measurement:
+    """Encode twice in turn and from four threads at once; every result must be the same to the last bit."""
+    texts = list(TEXTS)
+    once = _dense(encoder, texts)
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(_dense, encoder, texts) for _ in range(8)]
+        runs = [_dense(encoder, texts), *(future.result() for future in futures)]
+    moved = max(float(np.abs(run - once).max()) for run in runs)
+    return Measurement("determinism", moved, 0.0, moved == 0.0, "repeated and from four threads")
+
+
+def input_order(encoder: Encoder) -> Measurement:
+    """Check that row i belongs to text i: each row must be nearest to the vector of its own text alone."""
+    texts = list(TEXTS)
+    together = _unit(_dense(encoder, texts))
+    alone = _unit(np.concatenate([_dense(encoder, [text]) for text in texts]))
+    own = (together * alone).sum(1)
+    share = float(np.mean(own >= (together @ alone.T).max(1) - EXACT_HALF))
+    return Measurement("input order", share, 1.0, share == 1.0, "share of rows nearest to their own text")
+
+
+@torch.inference_mode()
+def instruction_masking(encoder: Encoder) -> Measurement:
+    """Pool by hand over the tokens the spec allows, each located by its offset, and compare with `encode`.
+
+    Where a prompt is attended to and not pooled, this fails if a single one of its tokens is.
+    """
+    name = "instruction masking"
+    spec = encoder.spec
+    kinds = [kind for kind in spec.prompts if spec.prompt(kind, None)]
+    if not kinds or spec.include_prompt:
+        return Measurement(name, 0.0, EXACT, True, "the spec pools prompts, or has none")
+    worst = 0.0
+    for kind in kinds:
+        prompt = spec.prompt(kind, None)
+        for text in TEXTS:
+            tokenized = encoder.text_tokenizer([text], prompt)
+            encoding = encoder.tokenizer.encode(prompt + text, add_special_tokens=spec.add_special_tokens)
+            owners = [set(range(*span)) for span in encoding.offsets]
+            words = {i for i, letter in enumerate(prompt) if not letter.isspace()}
+            first = next(
+                i for i, span in enumerate(owners) if max(span, default=-1) >= len(prompt) and not span & words
+            )
+            by_hand = TokenizedTexts(tokenized.ids, np.array([first], np.int32), tokenized.truncated)
+            expected = encoder.encode_tokens(by_hand)
+            worst = max(worst, float(np.abs(_dense(encoder, [text], kind=kind) - expected).max()))
+    return Measurement(name, worst, EXACT, worst <= EXACT, "prompt tokens are attended to and not pooled")
+
+
+def normalization(encoder: Encoder) -> Measurement:
+    """Measure how far vectors are from unit norm, at every width the model offers."""
+    if not encoder.spec.normalize:
+        return Measurement("unit norm", 0.0, EXACT, True, "the spec does not normalise")
+    widths = {None, *encoder.spec.dimensions}
+    off = 0.0
+    for width in widths:
+        dense = encoder.encode(list(TEXTS), dimensions=width).dense
+        assert dense is not None
+        off = max(off, float(np.abs(np.linalg.norm(dense, axis=1) - 1).max()))
+    return Measurement("unit norm", off, EXACT, off <= EXACT, "at every Matryoshka width")
+
+
+def truncation(encoder: Encoder) -> Measurement:
+    """Check that a text that is too long is reported, or refused where that is asked for."""
+    long = "word " * (encoder.max_tokens + 8)
+    reported = bool(encoder.encode([long, "short"]).truncated.tolist() == [True, False])
+    try:
+        encoder.encode([long], truncate="error")
+        refused = False
+    except InputError:
+        refused = True
+    value = (reported + refused) / 2
+    return Measurement("truncation", value, 1.0, value == 1.0, "reported by default, refused on demand")
+
+
+def saved_copy(encoder: Encoder) -> Measurement:
+    """Save the encoder, load the copy in the same number format, and compare the vectors bit by bit."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        encoder.save(copy)
+        again = type(encoder).load(copy, device=encoder.backbone.device, dtype=encoder.backbone.dtype, verify=False)
+        moved = float(np.abs(_dense(again, list(TEXTS)) - _dense(encoder, list(TEXTS))).max())
+    return Measurement("saved copy", moved, 0.0, moved == 0.0, "save, load, encode: the same bytes")
+
+
+ALL_CHECKS: tuple[Check, ...] = (
+    future_leak,
+    attention_coverage,
+    neighbour_leak,
+    reference_parity,
+    batch_invariance,
+    determinism,
+    input_order,
+    instruction_masking,
+    normalization,
+    truncation,
+    saved_copy,
+)
+
+
+def _random_ids(encoder: Encoder, lengths: tuple[int, ...]) -> list[Tensor]:
+    """Make rows of seeded token ids, away from both ends of the vocabulary, where special tokens live."""
+    size = encoder.backbone.embedding_rows
+    generator = torch.Generator().manual_seed(0)
+    low, high = size // 8, max(size - size // 8, size // 8 + 2)
+    longest = encoder.max_tokens
+    rows = [torch.randint(low, high, (min(n, longest),), generator=generator) for n in lengths]
+    return [row.to(encoder.backbone.device) for row in rows]
+
+
+def _other_id(encoder: Encoder, token: int) -> int:
+    size = encoder.backbone.embedding_rows
+    return size // 2 if token != size // 2 else size // 2 + 1
+
+
+def _hidden(encoder: Encoder, rows: list[Tensor]) -> Tensor:
+    """Hidden states of rows packed in this order, (total_tokens, H) float32 on the CPU."""
+    layout = encoder.backbone.layout([len(row) for row in rows])
+    return encoder.backbone(torch.cat(rows), layout).float().cpu()
+
+
+def _dense(
+    encoder: Encoder, texts: list[str], *, kind: str = "document", batch_tokens: int | None = None
+) -> NDArray[np.float32]:
+    dense = encoder.encode(texts, kind=kind, batch_tokens=batch_tokens).dense
+    assert dense is not None
+    return dense
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _same(
+    encoder: Encoder,
+    name: str,
+    got: NDArray[np.float32],
+    want: NDArray[np.float32],
+    bounds: tuple[float, float],
+    detail: str,
+) -> Measurement:
+    """Judge (N, D) rows: float32 by the largest difference, relative where values exceed 1; half by 1 - cosine."""
+    if encoder.backbone.dtype is torch.float32:
+        value, bound = float(np.abs(got - want).max()) / max(1.0, float(np.abs(want).max())), bounds[0]
+    else:
+        value, bound = max(0.0, 1 - float((_unit(got) * _unit(want)).sum(1).min())), bounds[1]
+    return Measurement(name, value, bound, value <= bound, detail)
