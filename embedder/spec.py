@@ -35,6 +35,18 @@ class Pooling(StrEnum):
     MAX = "max"
 
 
+class PromptSpan(StrEnum):
+    """How the end of a prompt that is not pooled is found among the tokens.
+
+    `offsets`: by character offsets. A token that joins the prompt's last space to the text's first word is the text's.
+    `tokens`: by the number of tokens the prompt has alone, as sentence-transformers and NV-Embed do; where the prompt
+    ends in a space, many tokenizers then leave the text's first word out.
+    """
+
+    OFFSETS = "offsets"
+    TOKENS = "tokens"
+
+
 class Activation(StrEnum):
     """The non-linearity behind a dense layer."""
 
@@ -74,7 +86,8 @@ class EncoderSpec:
             the slot `{instruction}`, filled per call.
         instruction: what fills the slot when the caller gives none.
         include_prompt: whether the prompt's tokens are pooled; they are attended to in any case. Where they are
-            not, tokens that start before the end of the prompt, and special tokens in front, are left out.
+            not, special tokens in front are left out with them.
+        prompt_span: how the end of a prompt that is not pooled is found.
         add_special_tokens: whether the tokenizer's own template (BOS, EOS, CLS, SEP) is applied.
         append_eos: whether the tokenizer's EOS is appended where the template did not put it.
         lowercase: whether texts are lower-cased before tokenisation.
@@ -90,6 +103,7 @@ class EncoderSpec:
     prompts: Mapping[str, str] = field(default_factory=dict[str, str])
     instruction: str = ""
     include_prompt: bool = True
+    prompt_span: PromptSpan = PromptSpan.OFFSETS
     add_special_tokens: bool = True
     append_eos: bool = False
     lowercase: bool = False
@@ -104,6 +118,7 @@ class EncoderSpec:
         put = object.__setattr__
         put(self, "attention", _member(Attention, self.attention, "attention"))
         put(self, "pooling", _member(Pooling, self.pooling, "pooling"))
+        put(self, "prompt_span", _member(PromptSpan, self.prompt_span, "prompt span"))
         put(self, "prompts", MappingProxyType({"query": "", "document": "", **self.prompts}))
         put(self, "dense", tuple(self.dense))
         put(self, "dimensions", tuple(sorted(set(self.dimensions), reverse=True)))

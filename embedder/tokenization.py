@@ -13,7 +13,7 @@ from tokenizers import Encoding, Tokenizer, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from .errors import InputError, ModelError
-from .spec import EncoderSpec
+from .spec import EncoderSpec, PromptSpan
 
 Truncate = Literal["end", "error"]
 
@@ -111,6 +111,7 @@ class TextTokenizer:
             raise InputError(f"unknown truncate {truncate!r}: choose end or error")
         joined = [_join(prompt, text, first + i) for i, text in enumerate(texts)]
         exclude = bool(prompt) and not spec.include_prompt
+        counted = self._prompt_tokens(prompt) if exclude and spec.prompt_span is PromptSpan.TOKENS else None
         encodings = self._encode(joined, first, offsets=exclude)
         ids: list[NDArray[np.int32]] = []
         pool_from = np.zeros(len(joined), np.int32)
@@ -120,9 +121,12 @@ class TextTokenizer:
             if truncated[i] and truncate == "error":
                 count = len(encoding.ids) + len(self._eos)
                 raise InputError(f"text {first + i} has {count} tokens, the model takes {spec.max_tokens}: shorten it")
+            closing = len(row) - self._suffix_tokens - len(self._eos)
             if exclude:
-                pool_from[i] = self._text_start(encoding, prompt)
-            if len(row) == 0 or (exclude and pool_from[i] >= len(row) - self._suffix_tokens - len(self._eos)):
+                pool_from[i] = self._text_start(encoding, prompt) if counted is None else counted
+                if pool_from[i] >= closing:
+                    pool_from[i] = self._text_start(encoding, prompt)
+            if len(row) == 0 or (exclude and pool_from[i] >= closing):
                 why = f"is cut off: the prompt fills all {spec.max_tokens} tokens" if truncated[i] else "is empty"
                 raise InputError(f"text {first + i} {why}")
             ids.append(row)
@@ -145,6 +149,11 @@ class TextTokenizer:
         if cut:
             ids = ids[: room - self._suffix_tokens] + ids[len(ids) - self._suffix_tokens :]
         return np.array(ids + self._eos, np.int32), cut
+
+    def _prompt_tokens(self, prompt: str) -> int:
+        """Tokens of the prompt alone, its closing special token left out: sentence-transformers' `prompt_length`."""
+        ids = self.backend.encode(prompt, add_special_tokens=self._spec.add_special_tokens).ids
+        return len(ids) - (bool(ids) and ids[-1] in self.source.all_special_ids)
 
     def _text_start(self, encoding: Encoding, prompt: str) -> int:
         """Index of the first token of the text; special tokens in front never count.

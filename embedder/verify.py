@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .errors import InputError, VerificationError
-from .spec import Attention
+from .spec import Attention, PromptSpan
 from .tokenization import TokenizedTexts
 
 if TYPE_CHECKING:
@@ -180,11 +180,11 @@ def input_order(encoder: Encoder) -> Measurement:
 
 @torch.inference_mode()
 def instruction_masking(encoder: Encoder) -> Measurement:
-    """Pool by hand over the tokens the spec allows, each located by its offset, and compare with `encode`.
+    """Compare `encode` with vectors pooled from the first token behind the prompt, found here by its characters.
 
     Where a prompt is attended to and not pooled, this fails if a single one of its tokens is.
     """
-    name = "instruction masking"
+    name, detail = "instruction masking", "prompt tokens are attended to and not pooled"
     spec = encoder.spec
     kinds = [kind for kind in spec.prompts if spec.prompt(kind, None)]
     if not kinds or spec.include_prompt:
@@ -192,18 +192,20 @@ def instruction_masking(encoder: Encoder) -> Measurement:
     worst = 0.0
     for kind in kinds:
         prompt = spec.prompt(kind, None)
+        words = {i for i, letter in enumerate(prompt) if not letter.isspace()}
         for text in TEXTS:
             tokenized = encoder.text_tokenizer([text], prompt)
             encoding = encoder.tokenizer.encode(prompt + text, add_special_tokens=spec.add_special_tokens)
             owners = [set(range(*span)) for span in encoding.offsets]
-            words = {i for i, letter in enumerate(prompt) if not letter.isspace()}
             first = next(
                 i for i, span in enumerate(owners) if max(span, default=-1) >= len(prompt) and not span & words
             )
+            if spec.prompt_span is PromptSpan.TOKENS:
+                first = max(first, int(tokenized.pool_from[0]))
             by_hand = TokenizedTexts(tokenized.ids, np.array([first], np.int32), tokenized.truncated)
             expected = encoder.encode_tokens(by_hand)
             worst = max(worst, float(np.abs(_dense(encoder, [text], kind=kind) - expected).max()))
-    return Measurement(name, worst, EXACT, worst <= EXACT, "prompt tokens are attended to and not pooled")
+    return Measurement(name, worst, EXACT, worst <= EXACT, detail)
 
 
 def normalization(encoder: Encoder) -> Measurement:

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from ..backbone import load_config
 from ..errors import UnsupportedModelError
-from ..spec import Activation, Attention, DenseSpec, EncoderSpec, Pooling
+from ..spec import Activation, Attention, DenseSpec, EncoderSpec, Pooling, PromptSpan
 from .json_file import read_json, write_json
 
 MODULES_FILE = "modules.json"
@@ -190,6 +190,7 @@ def _read_spec(
         pooling=pooling,
         prompts=_prompts(model),
         include_prompt=include_prompt,
+        prompt_span=PromptSpan.TOKENS,
         lowercase=bool(transformer.get("do_lower_case", False)),
         max_tokens=longest_sequence(config, backbone, transformer.get("max_seq_length")),
         dense=dense,
