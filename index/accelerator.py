@@ -1,0 +1,163 @@
+"""The dense accelerator: a faiss graph or inverted file over the vectors of one table version.
+
+Rebuildable from the store at any time and never the only copy of anything. faiss cannot delete from a graph and its
+file reader must not see a foreign file: deletes are masked at query time (a bitmap selector), files are checked first
+(`generations`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from .generations import MANIFEST, Manifest, UnusableGeneration, publish, read_manifest, verified
+from .snapshot import Snapshot
+from .topk import normalized
+
+# Below this many chunks exact search of one query takes a few milliseconds and an accelerator is not worth building.
+ACCELERATE_FROM = 50_000
+# Above this a graph's memory and build time outgrow one machine's patience; an inverted file takes over.
+INVERTED_FROM = 2_000_000
+GRAPH_LINKS = 32
+GRAPH_BUILD_EF = 200
+GRAPH_SEARCH_EF = 128
+INVERTED_PROBES = 64
+# A filter that leaves this few rows is searched exactly: faster than walking a graph of rows that do not count.
+EXACT_ROWS = 20_000
+EXACT_FRACTION = 0.05
+MAX_SEARCH_EF = 4096
+# faiss describes only part of itself to a type checker.
+_FAISS: Any = faiss
+FAISS_FILE, VECTORS_FILE, KEYS_FILE = "index.faiss", "vectors.npy", "keys.npy"
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A loaded generation.
+
+    Attributes:
+        manifest: what it is.
+        index: faiss, inner product over unit vectors, row i is `keys[i]`.
+        vectors: (A, D) float32 unit rows, memory-mapped, for rescoring and exact search.
+        keys: (A,) int64, see `schema.table_schema`.
+    """
+
+    manifest: Manifest
+    index: Any
+    vectors: NDArray[np.float32]
+    keys: NDArray[np.int64]
+
+    def exact_is_better(self, allowed_rows: int) -> bool:
+        """Whether a filter leaves so few rows that searching them exactly is faster, and surer."""
+        return allowed_rows <= max(EXACT_ROWS, EXACT_FRACTION * len(self.keys))
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
+    ) -> list[NDArray[np.int64]]:
+        """Rows likely to be among the k best of each query.
+
+        Args:
+            queries: (Q, D) unit rows.
+            k: how many to look for.
+            allowed: (A,) rows that may be found, or None for all. The wider search that a filter needs to keep its
+                recall is chosen from the share of rows it leaves.
+
+        Returns:
+            Q arrays of distinct row numbers, at most k each.
+        """
+        share = 1.0 if allowed is None else max(float(allowed.mean()), 1e-9)
+        selector, bits = None, None
+        if allowed is not None:
+            bits = np.packbits(allowed, bitorder="little")
+            selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
+        found = self.index.search(queries, min(k, len(self.keys)), params=self._parameters(k, share, selector))[1]
+        return [row[row >= 0] for row in found]
+
+    def _parameters(self, k: int, share: float, selector: Any) -> Any:
+        if self.manifest.facts["kind"] == "hnsw":
+            width = min(MAX_SEARCH_EF, math.ceil(max(GRAPH_SEARCH_EF, 2 * k) / share))
+            return _FAISS.SearchParametersHNSW(sel=selector, efSearch=max(width, k))
+        probes = min(int(self.index.nlist), math.ceil(INVERTED_PROBES / math.sqrt(share)))
+        return _FAISS.SearchParametersIVF(sel=selector, nprobe=probes)
+
+
+def choose_kind(rows: int) -> tuple[str, str]:
+    """Which accelerator suits this many rows (`exact` for none), and the reason."""
+    if rows < ACCELERATE_FROM:
+        return "exact", f"{rows:,} chunks are searched exactly; an accelerator is built from {ACCELERATE_FROM:,}"
+    if rows < INVERTED_FROM:
+        return "hnsw", f"{rows:,} chunks: a graph is fastest below {INVERTED_FROM:,}"
+    return "ivf", f"{rows:,} chunks: a graph would be too large from {INVERTED_FROM:,}"
+
+
+def build(root: Path, snapshot: Snapshot, fingerprint: str, kind: str) -> Manifest:
+    """Build a generation from every row of a snapshot and put it in use; the writer's lock must be held.
+
+    Args:
+        root: the accelerator's folder.
+        snapshot: whose rows to build from.
+        fingerprint: of the encoder that made them.
+        kind: `hnsw` or `ivf`.
+    """
+    vectors = normalized(snapshot.vectors(np.arange(len(snapshot))))
+    index = _inverted(vectors) if kind == "ivf" else _graph(vectors)
+
+    def write(folder: Path) -> None:
+        faiss.write_index(index, str(folder / FAISS_FILE))
+        np.save(folder / VECTORS_FILE, vectors)
+        np.save(folder / KEYS_FILE, snapshot.keys)
+
+    facts = {"kind": kind, "rows": len(snapshot), "version": snapshot.version, "dimension": snapshot.dimension}
+    return publish(root, snapshot.version, fingerprint, facts, write)
+
+
+def current(root: Path) -> str:
+    """A mark that changes whenever another generation is put in use; cheap enough for every query."""
+    try:
+        stat = (root / MANIFEST).stat()
+    except FileNotFoundError:
+        return "none"
+    return f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
+
+
+def load(root: Path, fingerprint: str, dimension: int) -> Accelerator | None:
+    """The generation in use, or None where none was built.
+
+    Raises:
+        UnusableGeneration: it is damaged or not of this store; nothing of it was handed to faiss.
+    """
+    manifest = read_manifest(root)
+    if manifest is None:
+        return None
+    paths = verified(root, manifest, fingerprint)
+    try:
+        vectors = np.load(paths[VECTORS_FILE], mmap_mode="r")
+        keys = np.load(paths[KEYS_FILE])
+        index = faiss.read_index(str(paths[FAISS_FILE]))
+    except (KeyError, OSError, ValueError, RuntimeError) as error:
+        raise UnusableGeneration(f"it cannot be loaded ({' '.join(str(error).split())[:120]})") from error
+    if vectors.shape != (len(keys), dimension) or index.ntotal != len(keys) or index.d != dimension:
+        raise UnusableGeneration("its files do not belong together")
+    return Accelerator(manifest, index, vectors, keys)
+
+
+def _graph(vectors: NDArray[np.float32]) -> Any:
+    index = faiss.IndexHNSWFlat(vectors.shape[1], GRAPH_LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = GRAPH_BUILD_EF
+    index.add(vectors)
+    return index
+
+
+def _inverted(vectors: NDArray[np.float32]) -> Any:
+    rows, width = vectors.shape
+    lists = max(1, min(rows // 39, round(4 * math.sqrt(rows))))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    return index

@@ -1,0 +1,116 @@
+"""Dense search of one snapshot: an accelerator for the rows it was built from, exact search for the rest.
+
+Rows that came after the build are the exact tail; rows that went are tombstones, masked out of the accelerator's
+answers. Without an accelerator every row is tail. Vectors stay in memory between snapshots, keyed by `key`, so a
+commit costs what it changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .accelerator import Accelerator
+from .snapshot import Snapshot
+from .topk import Ranked, candidates, exact_scores, normalized, ranked
+
+
+@dataclass(frozen=True)
+class DensePool:
+    """Vectors that are not in the accelerator.
+
+    Attributes:
+        matrix: (M, D) unit rows; M may exceed the rows a snapshot uses.
+        keys: (M,) what the rows are.
+    """
+
+    matrix: NDArray[np.float32]
+    keys: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class DenseView:
+    """What a search of one snapshot works on.
+
+    Attributes:
+        sealed: the accelerator, if one is used.
+        sealed_positions: (A,) position of each accelerated row in the snapshot, -1 for a tombstone.
+        pool_positions: (M,) the same for the pool.
+    """
+
+    snapshot: Snapshot
+    pool: DensePool
+    pool_positions: NDArray[np.int64]
+    sealed: Accelerator | None
+    sealed_positions: NDArray[np.int64]
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, mask: NDArray[np.bool_] | None = None, *, exact: bool = False
+    ) -> list[Ranked]:
+        """The k best rows of each query.
+
+        Args:
+            queries: (Q, D) unit rows.
+            k: how many at most.
+            mask: (N,) rows that may be found, or None for all.
+            exact: whether to search the accelerated rows exactly, too.
+        """
+        tails = candidates(self.pool.matrix, queries, k, _allowed(self.pool_positions, mask))
+        sealed = self._sealed_candidates(queries, k, mask, exact)
+        found: list[Ranked] = []
+        for row, tail in enumerate(tails):
+            positions, vectors = self.pool_positions[tail], self.pool.matrix[tail]
+            if self.sealed is not None:
+                slots = sealed[row]
+                positions = np.concatenate([positions, self.sealed_positions[slots]])
+                vectors = np.concatenate([vectors, self.sealed.vectors[slots]])
+            scores = exact_scores(vectors, queries[row])
+            found.append(ranked(positions, scores, self.snapshot.chunk_ids[positions], k))
+        return found
+
+    def _sealed_candidates(
+        self, queries: NDArray[np.float32], k: int, mask: NDArray[np.bool_] | None, exact: bool
+    ) -> list[NDArray[np.int64]]:
+        if self.sealed is None:
+            return []
+        allowed = _allowed(self.sealed_positions, mask)
+        if exact or (allowed is not None and self.sealed.exact_is_better(int(allowed.sum()))):
+            return list(candidates(self.sealed.vectors, queries, k, allowed))
+        return self.sealed.search(queries, k, allowed)
+
+
+def view_of(snapshot: Snapshot, sealed: Accelerator | None, previous: DensePool | None) -> DenseView:
+    """Prepare a snapshot for searching; vectors in `previous` are not read again."""
+    dimension = snapshot.dimension
+    sealed_keys = np.zeros(0, np.int64) if sealed is None else sealed.keys
+    in_sealed = np.isin(snapshot.keys, sealed_keys)
+    pool = previous or DensePool(np.zeros((0, dimension), np.float32), np.zeros(0, np.int64))
+    wanted = np.flatnonzero(~in_sealed)
+    missing = wanted[~np.isin(snapshot.keys[wanted], pool.keys)]
+    alive = len(wanted) - len(missing)
+    if len(missing) or 2 * alive < len(pool.keys):
+        keep = np.isin(pool.keys, snapshot.keys[wanted])
+        fresh = normalized(snapshot.vectors(missing))
+        pool = DensePool(
+            np.concatenate([pool.matrix[keep], fresh]), np.concatenate([pool.keys[keep], snapshot.keys[missing]])
+        )
+    return DenseView(snapshot, pool, _places(snapshot, pool.keys), sealed, _places(snapshot, sealed_keys))
+
+
+def _places(snapshot: Snapshot, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The position in the snapshot of each key, -1 where it is not there."""
+    if not len(snapshot):
+        return np.full(len(keys), -1, np.int64)
+    order = np.argsort(snapshot.keys, kind="stable")
+    places = order[np.minimum(np.searchsorted(snapshot.keys, keys, sorter=order), len(snapshot) - 1)]
+    return np.where(snapshot.keys[places] == keys, places, -1)
+
+
+def _allowed(positions: NDArray[np.int64], mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """Which rows live and pass the mask; None where all do."""
+    allowed = positions >= 0
+    if mask is not None and len(mask):
+        allowed &= mask[positions]
+    return None if allowed.all() else allowed

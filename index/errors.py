@@ -1,0 +1,57 @@
+"""The index's errors a user can cause; the tree below `DecantError`.
+
+StoreError
+├── StoreNotFound     nothing has been indexed there
+├── StoreLocked       another process is writing
+├── StoreMismatch     made by another model
+├── StoreVersionError made by a newer Decant, or by an older one that must be migrated first
+├── StoreDamaged      a file of the store cannot be read
+└── StoreReadOnly     the folder or the handle does not allow writing
+BatchError            documents handed to the store that it must not keep
+FilterError           a filter that cannot be understood
+QueryError            a query or a number of results that makes no sense
+"""
+
+from __future__ import annotations
+
+from ..embedder.errors import DecantError
+
+
+class StoreError(DecantError):
+    """A store that cannot be opened, read or written as asked."""
+
+
+class StoreNotFound(StoreError):
+    """No store at this path."""
+
+
+class StoreLocked(StoreError):
+    """Another process holds the writer's lock."""
+
+
+class StoreMismatch(StoreError):
+    """The store's vectors come from another encoder."""
+
+
+class StoreVersionError(StoreError):
+    """The store's schema is not the one this version of Decant reads."""
+
+
+class StoreDamaged(StoreError):
+    """A file of the store is missing, cut short or not what it should be."""
+
+
+class StoreReadOnly(StoreError):
+    """Writing was asked of a store that can only be read."""
+
+
+class BatchError(DecantError):
+    """Documents, chunks or vectors that do not fit together; nothing of the batch was stored."""
+
+
+class FilterError(DecantError):
+    """A filter that cannot be parsed, or that names a field no document has."""
+
+
+class QueryError(DecantError):
+    """An empty query, an impossible k, or query vectors that do not fit the store."""

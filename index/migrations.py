@@ -1,0 +1,68 @@
+"""Numbered migrations: `MIGRATIONS[n]` turns a store of schema n into one of schema n + 1.
+
+A migration is never edited once released. Each one must be repeatable, because a crash after it and before the new
+number is written makes it run again. The store as it was is kept under `backups/` (hard links, since Lance never
+changes a file it has written), until the user removes it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from .errors import StoreVersionError
+from .meta import META_FILE, StoreMeta, write_meta
+
+Migration = Callable[[Path], None]
+MIGRATIONS: Mapping[int, Migration] = {}
+BACKUPS = "backups"
+
+
+def migrate(
+    root: Path, meta: StoreMeta, *, target: int, tables: str, migrations: Mapping[int, Migration] = MIGRATIONS
+) -> StoreMeta:
+    """Bring the store at `root` to schema `target`, one step at a time; the writer's lock must be held.
+
+    Args:
+        root: the store's folder.
+        meta: its description as it is.
+        target: the schema wanted.
+        migrations: by the number they start from; a test's own, or the real ones.
+        tables: the subfolder that migrations may change, saved before the first one.
+
+    Raises:
+        StoreVersionError: the chain of migrations has a gap; nothing was changed.
+    """
+    missing = [n for n in range(meta.schema, target) if n not in migrations]
+    if missing:
+        raise StoreVersionError(
+            f"the store at {root} has schema {meta.schema}, too old to be migrated: index into a new folder"
+        )
+    if meta.schema < target:
+        back_up(root, root / BACKUPS / f"schema-{meta.schema}", tables)
+    for number in range(meta.schema, target):
+        migrations[number](root)
+        meta = replace(meta, schema=number + 1)
+        write_meta(root, meta)
+    return meta
+
+
+def back_up(root: Path, target: Path, tables: str) -> None:
+    """Keep the tables and `store.json` as they are; a finished backup is never overwritten."""
+    if target.exists():
+        return
+    scratch = target.with_name(target.name + ".new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(root / tables, scratch / tables, copy_function=_link_or_copy)
+    shutil.copy2(root / META_FILE, scratch / META_FILE)
+    os.replace(scratch, target)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)

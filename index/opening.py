@@ -1,0 +1,100 @@
+"""Finding, creating and migrating a store's folder, before any handle on it exists."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import lancedb
+
+from .encoder import Encoder
+from .errors import StoreDamaged, StoreError, StoreNotFound, StoreReadOnly, StoreVersionError
+from .lexical import create_text_index
+from .lock import WriterLock
+from .meta import StoreMeta, read_meta, write_meta
+from .migrations import migrate
+from .schema import SCHEMA_VERSION, TABLE, table_schema
+from .snapshot import lance_errors
+
+LANCE = "lance"
+LOCK = "lock"
+ACCELERATORS = "accelerators"
+
+
+def locate(root: Path, encoder: Encoder | None, *, create: bool, read_only: bool) -> StoreMeta:
+    """The description of the store at `root`, created or migrated first where that is asked for.
+
+    Raises:
+        StoreNotFound, StoreVersionError, StoreDamaged, StoreLocked, StoreReadOnly: see `Store.open`.
+    """
+    meta = read_meta(root, newest=SCHEMA_VERSION)
+    if meta is None:
+        if not create:
+            raise _not_found(root)
+        if encoder is None:
+            raise StoreError(f"a new store at {root} needs the encoder whose vectors it will hold")
+        return _create(root, encoder)
+    if meta.schema < SCHEMA_VERSION:
+        if read_only:
+            raise StoreVersionError(
+                f"the store at {root} has the older schema {meta.schema}: run decant index on it once to migrate it"
+            )
+        return _migrate(root)
+    if not (root / LANCE / f"{TABLE}.lance").is_dir():
+        raise StoreDamaged(f"the store at {root} has lost its tables: restore a backup, or index into a new folder")
+    return meta
+
+
+def model_name(encoder: Encoder) -> str:
+    """What to call an encoder in messages: its folder's name where it has one (the protocol asks for none)."""
+    path: Any = getattr(encoder, "path", None)
+    return Path(path).name if path else ""
+
+
+def _create(root: Path, encoder: Encoder) -> StoreMeta:
+    if root.is_dir() and any(entry.name not in (LANCE, LOCK) for entry in root.iterdir()):
+        raise StoreError(f"{root} holds other files and no store: choose an empty or a new folder with --store")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreReadOnly(f"cannot create a store at {root}: {error.strerror}; choose another folder") from error
+    lock = WriterLock(root / LOCK)
+    lock.acquire()
+    try:
+        # Another process may have created it between the look and the lock.
+        meta = read_meta(root, newest=SCHEMA_VERSION)
+        if meta is None:
+            meta = _fresh_meta(encoder)
+            with lance_errors(root):
+                # Tables without store.json are those of a creation that was killed: nothing was ever put in.
+                shutil.rmtree(root / LANCE, ignore_errors=True)
+                table = lancedb.connect(root / LANCE).create_table(TABLE, schema=table_schema(meta.dimension))
+                create_text_index(table)
+            write_meta(root, meta)
+        return meta
+    finally:
+        lock.release()
+
+
+def _fresh_meta(encoder: Encoder) -> StoreMeta:
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return StoreMeta(SCHEMA_VERSION, encoder.fingerprint, encoder.dimension, model_name(encoder), created)
+
+
+def _migrate(root: Path) -> StoreMeta:
+    lock = WriterLock(root / LOCK)
+    lock.acquire()
+    try:
+        meta = read_meta(root, newest=SCHEMA_VERSION)
+        assert meta is not None, "store.json was there before the lock and is never removed"
+        return migrate(root, meta, target=SCHEMA_VERSION, tables=LANCE)
+    finally:
+        lock.release()
+
+
+def _not_found(root: Path) -> StoreNotFound:
+    if root.exists() and not root.is_dir():
+        return StoreNotFound(f"{root} is a file, not a store: name the folder given to decant index --store")
+    return StoreNotFound(f"there is no store at {root}: make one with decant index PATH --store {root}")

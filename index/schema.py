@@ -1,0 +1,186 @@
+"""The one table of a store, and how documents become its rows.
+
+Every row is a chunk and repeats its document's columns; the row of a document's first chunk also carries the whole
+text. One table means one commit per batch, and a commit is the only thing Lance makes atomic: with texts and
+chunks in two tables a crash between the two would need repairing, here there is nothing to repair.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from .documents import Chunk, Document
+from .errors import BatchError
+
+SCHEMA_VERSION = 1
+TABLE = "chunks"
+ID_BYTES = 16
+DOCUMENT_COLUMNS = ("doc_id", "title", "path", "media", "metadata", "content_hash", "n_chunks")
+
+
+@dataclass(frozen=True)
+class IndexedDocument:
+    """A document ready to be stored: all of its chunks, in order, each with its vector.
+
+    Attributes:
+        content_hash: decides whether the document has changed; the store only compares it.
+        vectors: (len(chunks), D) float32, finite.
+    """
+
+    document: Document
+    content_hash: str
+    chunks: Sequence[Chunk]
+    vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DocumentState:
+    """What the store knows of a document without reading its text."""
+
+    doc_id: str
+    content_hash: str
+    path: str
+    title: str
+    media: str
+    n_chunks: int
+
+
+def table_schema(dimension: int) -> pa.Schema:
+    """The chunks table's columns.
+
+    `key` tells one stored vector from another: 64 bits of chunk id and vector, the same on every machine. Two of a
+    million rows share one with probability 3e-8; it names rows to caches and accelerators, never to a user.
+    """
+    return pa.schema(
+        [
+            pa.field("chunk_id", pa.string(), nullable=False),
+            pa.field("key", pa.int64(), nullable=False),
+            pa.field("doc_id", pa.string(), nullable=False),
+            pa.field("ordinal", pa.int32(), nullable=False),
+            pa.field("start_char", pa.int64(), nullable=False),
+            pa.field("end_char", pa.int64(), nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("title", pa.string(), nullable=False),
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("media", pa.string(), nullable=False),
+            pa.field("metadata", pa.json_(pa.utf8())),
+            pa.field("content_hash", pa.string(), nullable=False),
+            pa.field("n_chunks", pa.int32(), nullable=False),
+            pa.field("document", pa.large_string()),
+            pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False),
+        ]
+    )
+
+
+def chunk_id(chunk: Chunk) -> str:
+    """The chunk's stable name: 32 hex digits of its document, place and text."""
+    digest = hashlib.blake2b(digest_size=ID_BYTES)
+    for part in (chunk.doc_id, str(chunk.ordinal), str(chunk.start_char), str(chunk.end_char), chunk.text):
+        data = part.encode("utf-8")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def vector_key(identity: str, vector: NDArray[np.float32]) -> int:
+    """Name one stored vector: signed 64 bits of the chunk's id and the vector's little-endian bytes."""
+    data = identity.encode("ascii") + np.ascontiguousarray(vector, dtype="<f4").tobytes()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+
+
+def rows_of(batch: Sequence[IndexedDocument], dimension: int) -> pa.Table:
+    """Check a batch and turn it into rows, one per chunk.
+
+    Raises:
+        BatchError: a document twice, without chunks, with chunks that are not its own text, with vectors of
+            another number or width, with NaN or infinity, or with text or metadata that cannot be stored.
+    """
+    seen: set[str] = set()
+    for entry in batch:
+        doc_id = entry.document.doc_id
+        if doc_id in seen:
+            raise BatchError(f"{doc_id!r} occurs twice in one batch: give every document its own doc_id")
+        seen.add(doc_id)
+        _check_chunks(entry)
+        _check_vectors(entry, dimension)
+    schema = table_schema(dimension)
+    vectors = np.concatenate([np.asarray(e.vectors, np.float32) for e in batch] or [np.zeros((0, dimension), "f4")])
+    try:
+        columns = _columns(batch, vectors)
+        columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dimension)
+        columns["metadata"] = pa.ExtensionArray.from_storage(
+            schema.field("metadata").type, pa.array(columns["metadata"], pa.utf8())
+        )
+        return pa.table(columns, schema=schema)
+    except UnicodeEncodeError as error:
+        raise BatchError(f"text that is not Unicode cannot be stored ({error.reason}): decode it again") from error
+
+
+def metadata_json(metadata: Mapping[str, object], doc_id: str) -> str:
+    """Metadata as JSON text, keys sorted.
+
+    Raises:
+        BatchError: for a value that is not text, a finite number or a truth value.
+    """
+    for key, value in metadata.items():
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not isinstance(value, str | int | float) or not finite:
+            raise BatchError(f"{doc_id!r}: metadata {key!r} is {value!r}; give text, a finite number, true or false")
+    return json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True, allow_nan=False)
+
+
+def _columns(batch: Sequence[IndexedDocument], vectors: NDArray[np.float32]) -> dict[str, object]:
+    pairs = [(entry, chunk) for entry in batch for chunk in entry.chunks]
+    ids = [chunk_id(chunk) for _, chunk in pairs]
+    metadata = {id(e): metadata_json(e.document.metadata, e.document.doc_id) for e in batch}
+    return {
+        "chunk_id": ids,
+        "key": [vector_key(name, vector) for name, vector in zip(ids, vectors, strict=True)],
+        "doc_id": [c.doc_id for _, c in pairs],
+        "ordinal": [c.ordinal for _, c in pairs],
+        "start_char": [c.start_char for _, c in pairs],
+        "end_char": [c.end_char for _, c in pairs],
+        "text": [c.text for _, c in pairs],
+        "title": [e.document.title for e, _ in pairs],
+        "path": [e.document.path for e, _ in pairs],
+        "media": [e.document.media for e, _ in pairs],
+        "metadata": [metadata[id(e)] for e, _ in pairs],
+        "content_hash": [e.content_hash for e, _ in pairs],
+        "n_chunks": [len(e.chunks) for e, _ in pairs],
+        "document": [e.document.text if c.ordinal == 0 else None for e, c in pairs],
+    }
+
+
+def _check_chunks(entry: IndexedDocument) -> None:
+    document = entry.document
+    if not document.doc_id:
+        raise BatchError(f"a document from {document.path or 'an unnamed source'} has an empty doc_id: give it one")
+    if not entry.chunks:
+        raise BatchError(f"{document.doc_id!r} has no chunks, so nothing could ever be found in it: leave it out")
+    for ordinal, chunk in enumerate(entry.chunks):
+        if chunk.doc_id != document.doc_id or chunk.ordinal != ordinal:
+            raise BatchError(f"{document.doc_id!r}: its chunks must be its own and numbered from 0 in order")
+        if chunk.start_char < 0 or document.text[chunk.start_char : chunk.end_char] != chunk.text:
+            raise BatchError(
+                f"{document.doc_id!r}: chunk {ordinal} is not the document's text at "
+                f"[{chunk.start_char}:{chunk.end_char}]"
+            )
+
+
+def _check_vectors(entry: IndexedDocument, dimension: int) -> None:
+    doc_id, shape = entry.document.doc_id, np.shape(entry.vectors)
+    if shape != (len(entry.chunks), dimension):
+        raise BatchError(
+            f"{doc_id!r}: vectors of shape {shape}, expected {(len(entry.chunks), dimension)}: one row per chunk, "
+            "as wide as the store's model makes them"
+        )
+    if not np.isfinite(entry.vectors).all():
+        raise BatchError(f"{doc_id!r}: a vector holds NaN or infinity, so the model failed on it: nothing was stored")

@@ -1,0 +1,191 @@
+"""A `Snapshot`: one version of a store's table, and everything that is read from it.
+
+A query reads from one snapshot only, so its vectors, texts and filters agree with each other whatever a writer does
+meanwhile. Rows are addressed by position, 0 to N - 1, in the table's order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+from lancedb.query import MatchQuery
+from lancedb.table import Table
+from numpy.typing import NDArray
+
+from .documents import Chunk, Metadata
+from .errors import FilterError, StoreDamaged, StoreError
+from .filters import metadata_sql, parse_filter
+
+TAKE_ROWS = 8192
+HIT_COLUMNS = ("doc_id", "ordinal", "start_char", "end_char", "text", "title", "path", "metadata")
+
+
+class Snapshot:
+    """The rows of one table version.
+
+    Attributes:
+        version: Lance's number of the version.
+        dimension: width of the vectors.
+        chunk_ids: (N,) bytes, 32 hex digits each.
+        keys: (N,) int64, see `schema.table_schema`.
+    """
+
+    def __init__(self, table: Table, version: int, root: Path) -> None:
+        """Pin `table`, a handle of its own, to `version`."""
+        self._table = table
+        self._root = root
+        self.version = version
+        with lance_errors(root):
+            table.checkout(version)
+            rows = self._scan(["key", "chunk_id"])
+            self.dimension = int(table.schema.field("vector").type.list_size)
+        self._row_ids = rows["_rowid"].to_numpy()
+        self.keys: NDArray[np.int64] = rows["key"].to_numpy()
+        self.chunk_ids: NDArray[np.bytes_] = np.array(rows["chunk_id"].to_pylist(), dtype="S32")
+        self._by_row_id = np.argsort(self._row_ids, kind="stable")
+        self._masks: dict[str, NDArray[np.bool_]] = {}
+
+    def __len__(self) -> int:
+        return len(self._row_ids)
+
+    def positions(self, row_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Where rows with these Lance row ids are; every id must be of this version."""
+        places = np.searchsorted(self._row_ids, row_ids, sorter=self._by_row_id)
+        return self._by_row_id[places]
+
+    def take(self, positions: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """The rows at `positions`, in that order, repeats included."""
+        unique, inverse = np.unique(positions, return_inverse=True)
+        parts = [self._take_unique(unique[i : i + TAKE_ROWS], columns) for i in range(0, len(unique), TAKE_ROWS)]
+        if not parts:
+            return self._take_unique(unique, columns)
+        return pa.concat_tables(parts).take(inverse)
+
+    def vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The stored vectors at `positions`: (len(positions), D) float32, a copy."""
+        if 2 * len(positions) > len(self):
+            return self._all_vectors()[positions]
+        return _matrix(self.take(positions, ["vector"])["vector"])
+
+    def mask(self, source: str) -> NDArray[np.bool_]:
+        """Which rows pass a filter: (N,) bool.
+
+        Raises:
+            FilterError: it cannot be parsed, or no document has a metadata field that it names.
+        """
+        if source not in self._masks:
+            sql = self.filter_sql(source)
+            with lance_errors(self._root):
+                found = self._scan([], where=sql)["_rowid"].to_numpy()
+            mask = np.zeros(len(self), np.bool_)
+            mask[self.positions(found)] = True
+            if len(self._masks) >= 64:
+                self._masks.clear()
+            self._masks[source] = mask
+        return self._masks[source]
+
+    def filter_sql(self, source: str) -> str:
+        """A filter as Lance's SQL, its metadata fields known to exist; raises as `mask` does."""
+        parsed = parse_filter(source)
+        for name in sorted(parsed.metadata_fields):
+            if len(self) and not self._exists(f"{metadata_sql(name)} IS NOT NULL"):
+                known = ", ".join(self._some_metadata_fields()) or "none"
+                raise FilterError(f"filter: no document has the metadata field {name!r}; fields found: {known}")
+        return parsed.sql
+
+    def full_text(self, query: str, limit: int, where: str | None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Positions and BM25 scores of at most `limit` rows, best first; ties at the end cut anywhere."""
+        with lance_errors(self._root):
+            search = self._table.search(_match(query), query_type="fts").with_row_id(True)
+            if where is not None:
+                search = search.where(where)
+            found = search.select(["_rowid", "_score"]).limit(limit).to_arrow()
+        return self.positions(found["_rowid"].to_numpy()), found["_score"].to_numpy()
+
+    def scan(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
+        """Whole columns in row order, `_rowid` included."""
+        with lance_errors(self._root):
+            return self._scan(columns, where)
+
+    def _scan(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
+        search = self._table.search().with_row_id(True).select(["_rowid", *columns])
+        if where is not None:
+            search = search.where(where)
+        return cast(pa.Table, search.limit(None).to_arrow())
+
+    def _take_unique(self, positions: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        with lance_errors(self._root):
+            if not len(positions):
+                return cast(pa.Table, self._table.search().select(list(columns)).limit(0).to_arrow())
+            row_ids = self._row_ids[positions]
+            builder = self._table.take_row_ids([int(i) for i in row_ids]).select(list(columns)).with_row_id()
+            rows = cast(pa.Table, builder.to_arrow())
+        # Lance gives rows in its own order, so they are put back into ours by row id.
+        order = np.argsort(rows["_rowid"].to_numpy())
+        places = order[np.searchsorted(rows["_rowid"].to_numpy()[order], row_ids)]
+        return rows.drop_columns(["_rowid"]).take(places)
+
+    def _all_vectors(self) -> NDArray[np.float32]:
+        rows = self.scan(["vector"])
+        matrix = _matrix(rows["vector"])
+        row_ids = rows["_rowid"].to_numpy()
+        return matrix if np.array_equal(row_ids, self._row_ids) else matrix[np.argsort(self.positions(row_ids))]
+
+    def _exists(self, sql: str) -> bool:
+        with lance_errors(self._root):
+            return self._table.search().where(sql).select(["doc_id"]).limit(1).to_arrow().num_rows > 0
+
+    def _some_metadata_fields(self) -> list[str]:
+        with lance_errors(self._root):
+            rows = self._table.search().select(["metadata"]).limit(1000).to_arrow()
+        return sorted({name for text in rows["metadata"].to_pylist() for name in json.loads(text or "{}")})[:12]
+
+
+def chunk_of(row: dict[str, Any]) -> Chunk:
+    """A row's chunk."""
+    return Chunk(row["doc_id"], row["ordinal"], row["start_char"], row["end_char"], row["text"])
+
+
+def metadata_of(row: dict[str, Any]) -> Metadata:
+    """A row's metadata."""
+    return cast(Metadata, json.loads(row["metadata"] or "{}"))
+
+
+@contextmanager
+def lance_errors(root: Path) -> Generator[None]:
+    """Turn Lance's multi-line errors into one line that says what to do.
+
+    Raises:
+        StoreError: the disk is full.
+        StoreDamaged: any other failure to read or write the tables.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError) as error:
+        text = " ".join(str(error).split())
+        if "No space left" in text or "os error 28" in text:
+            raise StoreError(
+                f"the disk of {root} is full: free some space and run the command again; what was stored is safe"
+            ) from error
+        raise StoreDamaged(
+            f"the store at {root} cannot be read or written ({text[:160]}): restore a backup, "
+            "or index into a new folder"
+        ) from error
+
+
+def _match(query: str) -> MatchQuery:
+    # The stub forgets that the other fields have defaults.
+    return cast(Any, MatchQuery)(query, "text")
+
+
+def _matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """A vector column as one (N, D) float32 array of its own."""
+    width = column.type.list_size
+    parts = [np.asarray(part.flatten()).reshape(-1, width) for part in column.chunks]
+    return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)

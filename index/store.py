@@ -1,0 +1,260 @@
+"""`Store`: the one durable truth. Documents, chunks, metadata and vectors in one LanceDB table, one writer at a time.
+
+    with Store.open("./.decant", encoder=encoder, create=True) as store, store.writer():
+        store.replace([IndexedDocument(document, content_hash, chunks, vectors)])
+
+Every `replace` and `delete` is one commit: a reader, or whoever opens the store after a crash, sees all of it or
+none. Readers take no lock and see a commit with their next call.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self, cast
+
+import lancedb
+from lancedb.table import Table
+
+from . import accelerator, generations, lexical
+from .documents import Chunk, Document
+from .encoder import Encoder
+from .errors import BatchError, StoreReadOnly
+from .lock import WriterLock
+from .meta import StoreMeta
+from .opening import ACCELERATORS, LANCE, LOCK, locate, model_name
+from .schema import TABLE, DocumentState, IndexedDocument, rows_of
+from .snapshot import Snapshot, chunk_of, lance_errors, metadata_of
+
+# A version that an open reader still uses is kept this long by the maintenance that follows every write.
+KEEP_VERSIONS = timedelta(hours=1)
+# What is not yet in the full-text index is searched row by row; from here on bringing it up to date pays.
+SMALL_STORE_ROWS = 50_000
+UNINDEXED_ROWS = 512
+FRAGMENTS = 20
+DELETE_IDS = 10_000
+
+
+class Store:
+    """A folder of indexed documents. Open it with `Store.open`, never with the constructor.
+
+    Attributes:
+        root: the folder.
+        meta: model fingerprint, dimension, schema version.
+    """
+
+    def __init__(self, root: Path, meta: StoreMeta, *, read_only: bool) -> None:
+        self.root = root
+        self.meta = meta
+        self._read_only = read_only
+        self._lock = WriterLock(root / LOCK)
+        self._guard = threading.RLock()
+        self._depth = 0
+        with lance_errors(root):
+            self._database = lancedb.connect(root / LANCE, read_consistency_interval=timedelta(0))
+            self._table: Table = self._database.open_table(TABLE)
+        self._snapshot: Snapshot | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        encoder: Encoder | None = None,
+        create: bool = False,
+        read_only: bool = False,
+    ) -> Self:
+        """Open a store, or create it.
+
+        Args:
+            path: the store's folder.
+            encoder: whose vectors the store holds or will hold; required to create one.
+            create: whether to create the store if there is none.
+            read_only: refuse every write, and open an older schema's store only if it needs no migration.
+
+        Raises:
+            StoreNotFound: nothing is there and `create` is False.
+            StoreMismatch: another encoder made the store.
+            StoreVersionError: the schema is newer, or older and `read_only` is set.
+            StoreDamaged: its files cannot be read.
+            StoreLocked: it must be created or migrated and another process is writing.
+        """
+        root = Path(path)
+        meta = locate(root, encoder, create=create and not read_only, read_only=read_only)
+        if encoder is not None:
+            meta.require_fingerprint(encoder.fingerprint, model_name(encoder), root)
+        return cls(root, meta, read_only=read_only)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the writer's lock, if held; files need no closing."""
+        self._lock.release()
+
+    # Reading
+
+    def snapshot(self) -> Snapshot:
+        """The newest version; the same object as long as nobody commits."""
+        with self._guard, lance_errors(self.root):
+            version = self._table.version
+            if self._snapshot is None or self._snapshot.version != version:
+                self._snapshot = Snapshot(self._database.open_table(TABLE), version, self.root)
+            return self._snapshot
+
+    def documents(self) -> Mapping[str, DocumentState]:
+        """Every indexed document by doc_id."""
+        columns = ["doc_id", "content_hash", "path", "title", "media", "n_chunks"]
+        rows = self.snapshot().scan(columns, "ordinal = 0").select(columns).to_pylist()
+        return {row["doc_id"]: DocumentState(**row) for row in rows}
+
+    def document(self, doc_id: str) -> Document:
+        """A document as it was stored; KeyError if it is not there."""
+        columns = ["doc_id", "document", "title", "path", "media", "metadata"]
+        row = self._rows(doc_id, columns, "ordinal = 0")[0]
+        return Document(row["doc_id"], row["document"], row["title"], row["path"], row["media"], metadata_of(row))
+
+    def text(self, doc_id: str) -> str:
+        """A document's whole text; KeyError if it is not there."""
+        return cast(str, self._rows(doc_id, ["document"], "ordinal = 0")[0]["document"])
+
+    def chunks(self, doc_id: str) -> list[Chunk]:
+        """A document's chunks in order; KeyError if it is not there."""
+        columns = ["doc_id", "ordinal", "start_char", "end_char", "text"]
+        return sorted((chunk_of(row) for row in self._rows(doc_id, columns)), key=lambda chunk: chunk.ordinal)
+
+    def chunk(self, doc_id: str, ordinal: int) -> Chunk:
+        """One chunk; KeyError if it is not there."""
+        columns = ["doc_id", "ordinal", "start_char", "end_char", "text"]
+        return chunk_of(self._rows(doc_id, columns, f"ordinal = {int(ordinal)}")[0])
+
+    # Writing
+
+    @contextmanager
+    def writer(self) -> Generator[Self]:
+        """Hold the one-writer lock; leaving it without an error brings the indexes up to date.
+
+        Raises:
+            StoreLocked: another process, or another handle in this one, is writing.
+            StoreReadOnly: the store was opened read-only or its folder cannot be written.
+        """
+        if self._read_only:
+            raise StoreReadOnly(f"the store at {self.root} was opened for reading only")
+        with self._guard:
+            if self._depth == 0:
+                self._lock.acquire()
+            self._depth += 1
+        try:
+            yield self
+            if self._depth == 1:
+                self._refresh_indexes()
+        finally:
+            with self._guard:
+                self._depth -= 1
+                if self._depth == 0:
+                    self._lock.release()
+
+    def replace(self, batch: Sequence[IndexedDocument]) -> None:
+        """Store whole documents, each in place of what its doc_id held before: one commit.
+
+        Raises:
+            BatchError: something in the batch does not fit; nothing of it was stored.
+            StoreError: the disk is full or the store damaged; nothing of the batch is visible.
+        """
+        rows = rows_of(batch, self.meta.dimension)
+        if not batch:
+            return
+        with self._writing():
+            known = self._present([entry.document.doc_id for entry in batch])
+            with lance_errors(self.root):
+                if not known:
+                    self._table.add(rows)
+                    return
+                merge = self._table.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
+                merge.when_not_matched_by_source_delete(_any_of(known)).execute(rows)
+
+    def delete(self, doc_ids: Iterable[str]) -> int:
+        """Remove documents; ids that are not there are passed over. Returns how many were removed."""
+        wanted = sorted(set(doc_ids))
+        with self._writing():
+            known = self._present(wanted)
+            if known:
+                with lance_errors(self.root):
+                    self._table.delete(_any_of(known))
+            return len(known)
+
+    def optimize(self, *, keep: timedelta = timedelta(0)) -> None:
+        """Compact, bring indexes up to date, and delete versions older than `keep` and what crashes left behind.
+
+        A reader in the middle of a query on a deleted version starts that query again on the newest.
+        """
+        with self._writing(), lance_errors(self.root):
+            # Unverified files are those of commits that never finished; the lock says none is under way.
+            self._table.optimize(cleanup_older_than=max(keep, timedelta(milliseconds=1)), delete_unverified=True)
+            generations.sweep(self.root / ACCELERATORS / "dense")
+
+    def build_accelerator(self, kind: str = "auto") -> str:
+        """Build the dense accelerator that suits the store's size.
+
+        Args:
+            kind: `auto`, `hnsw`, `ivf`, or `exact` for none.
+
+        Returns:
+            What was done and why, one line.
+        """
+        if kind not in ("auto", "hnsw", "ivf", "exact"):
+            raise BatchError(f"unknown accelerator {kind!r}: choose auto, hnsw, ivf or exact")
+        with self._writing():
+            snapshot = self.snapshot()
+            chosen, reason = accelerator.choose_kind(len(snapshot)) if kind == "auto" else (kind, "as asked for")
+            folder = self.root / ACCELERATORS / "dense"
+            if chosen == "exact" or len(snapshot) == 0:
+                generations.retire(folder)
+                return f"exact search: {reason}"
+            accelerator.build(folder, snapshot, self.meta.fingerprint, chosen)
+            return f"{chosen}: {reason}"
+
+    @contextmanager
+    def _writing(self) -> Generator[None]:
+        """Use the lock that is held, or hold it for one call."""
+        if self._lock.held:
+            yield
+            return
+        with self.writer():
+            yield
+
+    def _refresh_indexes(self) -> None:
+        with lance_errors(self.root):
+            unindexed = lexical.unindexed_rows(self._table)
+            if not unindexed:
+                return
+            small = self._table.count_rows() <= SMALL_STORE_ROWS
+            fragments = cast(Any, self._table.stats())["fragment_stats"]["num_fragments"]
+            if small or unindexed >= UNINDEXED_ROWS or fragments >= FRAGMENTS:
+                self._table.optimize(cleanup_older_than=KEEP_VERSIONS)
+
+    def _present(self, doc_ids: Sequence[str]) -> list[str]:
+        """Those of `doc_ids` that are in the newest version."""
+        found: list[str] = []
+        for start in range(0, len(doc_ids), DELETE_IDS):
+            where = f"ordinal = 0 AND {_any_of(doc_ids[start : start + DELETE_IDS])}"
+            with lance_errors(self.root):
+                rows = self._table.search().where(where).select(["doc_id"]).limit(None).to_arrow()
+            found += rows["doc_id"].to_pylist()
+        return found
+
+    def _rows(self, doc_id: str, columns: Sequence[str], where: str = "true") -> list[dict[str, Any]]:
+        found = self.snapshot().scan(columns, f"{where} AND {_any_of([doc_id])}").to_pylist()
+        if not found:
+            raise KeyError(doc_id)
+        return cast(list[dict[str, Any]], found)
+
+
+def _any_of(doc_ids: Sequence[str]) -> str:
+    return "doc_id IN ({})".format(", ".join("'" + doc_id.replace("'", "''") + "'" for doc_id in doc_ids))
