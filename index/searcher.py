@@ -19,7 +19,7 @@ from .errors import QueryError, StoreDamaged
 from .fusion import RRF_K, ranks_of, reciprocal_rank_fusion
 from .generations import UnusableGeneration
 from .lexical import search_text
-from .opening import ACCELERATORS, model_name
+from .opening import model_name
 from .snapshot import HIT_COLUMNS, Snapshot, chunk_of, metadata_of
 from .store import Store
 from .topk import Ranked, normalized
@@ -177,7 +177,7 @@ class Searcher:
             raise QueryError("a query vector holds NaN or infinity: the model failed on that query")
 
     def _accelerator(self) -> accelerator.Accelerator | None:
-        folder = self._store.root / ACCELERATORS / "dense"
+        folder = self._store.dense_folder
         mark = accelerator.current(folder)
         if mark != self._loaded:
             self._loaded = mark

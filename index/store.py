@@ -20,9 +20,11 @@ import lancedb
 from lancedb.table import Table
 
 from . import accelerator, generations, lexical
+from .content import content_digest
 from .documents import Chunk, Document
 from .encoder import Encoder
 from .errors import BatchError, StoreReadOnly
+from .info import dense_status, describe
 from .lock import WriterLock
 from .meta import StoreMeta
 from .opening import ACCELERATORS, LANCE, LOCK, locate, model_name
@@ -36,6 +38,8 @@ SMALL_STORE_ROWS = 50_000
 UNINDEXED_ROWS = 512
 FRAGMENTS = 20
 DELETE_IDS = 10_000
+# An accelerator is rebuilt once its exact tail and its tombstones together exceed this share of its rows.
+REBUILD_FRACTION = 0.1
 
 
 class Store:
@@ -134,6 +138,21 @@ class Store:
         columns = ["doc_id", "ordinal", "start_char", "end_char", "text"]
         return chunk_of(self._rows(doc_id, columns, f"ordinal = {int(ordinal)}")[0])
 
+    def info(self) -> dict[str, Any]:
+        """Facts for `decant info`: size, model, how each mode searches and why; checks accelerator checksums."""
+        snapshot = self.snapshot()
+        with lance_errors(self.root):
+            return describe(self.root, self.meta, snapshot, self._table, self.dense_folder)
+
+    def digest(self) -> str:
+        """A hash of the content; equal for equal content, whatever the files look like."""
+        return content_digest(self.snapshot())
+
+    @property
+    def dense_folder(self) -> Path:
+        """Where the dense accelerator's generations are."""
+        return self.root / ACCELERATORS / "dense"
+
     # Writing
 
     @contextmanager
@@ -197,13 +216,13 @@ class Store:
         with self._writing(), lance_errors(self.root):
             # Unverified files are those of commits that never finished; the lock says none is under way.
             self._table.optimize(cleanup_older_than=max(keep, timedelta(milliseconds=1)), delete_unverified=True)
-            generations.sweep(self.root / ACCELERATORS / "dense")
+            generations.sweep(self.dense_folder)
 
     def build_accelerator(self, kind: str = "auto") -> str:
         """Build the dense accelerator that suits the store's size.
 
         Args:
-            kind: `auto`, `hnsw`, `ivf`, or `exact` for none.
+            kind: `auto` (which keeps one that still covers nearly everything), `hnsw`, `ivf`, or `exact` for none.
 
         Returns:
             What was done and why, one line.
@@ -213,11 +232,13 @@ class Store:
         with self._writing():
             snapshot = self.snapshot()
             chosen, reason = accelerator.choose_kind(len(snapshot)) if kind == "auto" else (kind, "as asked for")
-            folder = self.root / ACCELERATORS / "dense"
             if chosen == "exact" or len(snapshot) == 0:
-                generations.retire(folder)
+                generations.retire(self.dense_folder)
                 return f"exact search: {reason}"
-            accelerator.build(folder, snapshot, self.meta.fingerprint, chosen)
+            current = dense_status(self.dense_folder, snapshot, self.meta.fingerprint)
+            if kind == "auto" and current["search"] == chosen and _fresh(current):
+                return f"{chosen}: kept, it covers {current['covered']:,} of {len(snapshot):,} chunks"
+            accelerator.build(self.dense_folder, snapshot, self.meta.fingerprint, chosen)
             return f"{chosen}: {reason}"
 
     @contextmanager
@@ -254,6 +275,11 @@ class Store:
         if not found:
             raise KeyError(doc_id)
         return cast(list[dict[str, Any]], found)
+
+
+def _fresh(status: Mapping[str, Any]) -> bool:
+    """Whether an accelerator's exact tail and tombstones are still a small part of it."""
+    return status["exact_tail"] + status["tombstones"] <= REBUILD_FRACTION * status["covered"]
 
 
 def _any_of(doc_ids: Sequence[str]) -> str:

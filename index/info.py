@@ -1,0 +1,72 @@
+"""What `decant info` tells of a store: how much, by which model, and how each mode searches it and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import accelerator
+from .generations import UnusableGeneration, read_manifest, verified
+from .lexical import unindexed_rows
+from .meta import StoreMeta
+from .snapshot import Snapshot
+
+
+def describe(root: Path, meta: StoreMeta, snapshot: Snapshot, table: Any, dense_folder: Path) -> dict[str, Any]:
+    """Facts about a store, ready for JSON; sizes in bytes.
+
+    Args:
+        root: the store's folder.
+        meta: its description.
+        snapshot: the version to describe.
+        table: a handle on that version or a later one.
+        dense_folder: where the dense accelerator's generations are.
+    """
+    return {
+        "path": str(root),
+        "schema": meta.schema,
+        "model": meta.model,
+        "fingerprint": meta.fingerprint,
+        "dimension": meta.dimension,
+        "created": meta.created,
+        "version": snapshot.version,
+        "documents": snapshot.scan([], "ordinal = 0").num_rows,
+        "chunks": len(snapshot),
+        "bytes": folder_bytes(root),
+        "dense": dense_status(dense_folder, snapshot, meta.fingerprint),
+        "lexical": {"scoring": "BM25, English stemming", "not_yet_indexed": unindexed_rows(table)},
+    }
+
+
+def dense_status(folder: Path, snapshot: Snapshot, fingerprint: str) -> dict[str, Any]:
+    """How dense search works on a snapshot, and why; checks every accelerator file's checksum."""
+    kind, reason = accelerator.choose_kind(len(snapshot))
+    try:
+        manifest = read_manifest(folder)
+        if manifest is None:
+            missing = "" if kind == "exact" else f"; none was built yet, although {reason}"
+            return {"search": "exact", "reason": reason if kind == "exact" else f"no accelerator{missing}"}
+        keys = np.load(verified(folder, manifest, fingerprint)[accelerator.KEYS_FILE])
+    except UnusableGeneration as error:
+        return {"search": "exact", "reason": f"the accelerator is not used because {error}: build it again"}
+    covered = int(np.isin(snapshot.keys, keys).sum())
+    return {
+        "search": manifest.facts["kind"],
+        "reason": f"built from {len(keys):,} chunks of version {manifest.facts['version']}",
+        "covered": covered,
+        "exact_tail": len(snapshot) - covered,
+        "tombstones": len(keys) - covered,
+    }
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; files that vanish meanwhile count nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue
+    return total
