@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ..embedder.errors import InputError
-from . import chunking
+from .batches import BATCH_CHUNKS, Batches, settings_mark
 from .chunking import DEFAULT_CHUNK_TOKENS, Chunker, ChunkSettings
-from .documents import Chunk, Document
 from .encoder import Encoder
 from .readers import formats
 from .readers.isolated import PARSE_SECONDS, Isolated
 from .readers.parsed import ReadError
 from .roots import Part, assign, load_roots, save_roots
-from .schema import IndexedDocument
 from .sources import Source, sources_of
 from .store import Store
 from .walk import Failure, Findings, FoundFile, walk
-
-# A batch is what a kill can lose and what a commit costs; both are small beside encoding it.
-BATCH_CHUNKS = 512
-BATCH_CHARS = 4 << 20
-# Encoded at a stretch: enough for a packer to sort by length, few enough for a progress bar to move.
-ENCODE_CHUNKS = 128
 
 
 @dataclass(frozen=True)
@@ -103,13 +94,12 @@ def index_paths(
         parts, roots = assign(paths, load_roots(store.root))
         findings = _walk(parts, store.root)
         save_roots(store.root, roots)
-        run = _Run(store, encoder, chunker, batch_chunks, findings, progress)
-        settings = f"{formats.VERSION} {chunking.VERSION} {chunk_tokens} {overlap}"
+        batches = Batches(store, encoder, chunker, batch_chunks=batch_chunks)
+        run = _Run(store, batches, findings, progress)
+        settings = f"{formats.VERSION} {settings_mark(chunker.settings)}"
         for file in findings.files:
             run.add(file, sources_of(file, settings, isolated))
-        run.flush()
-        run.remove_vanished(parts)
-        return run.report()
+        return run.finish(parts)
 
 
 def _walk(parts: Sequence[Part], store_folder: Path) -> Findings:
@@ -120,39 +110,22 @@ def _walk(parts: Sequence[Part], store_folder: Path) -> Findings:
     return findings
 
 
-@dataclass
-class _Pending:
-    """The batch that is being filled."""
-
-    entries: list[tuple[Document, str, list[Chunk]]] = field(default_factory=list[tuple[Document, str, list[Chunk]]])
-    chunks: int = 0
-    chars: int = 0
-
-
 class _Run:
-    """The state of one call of `index_paths`."""
+    """The state of one call of `index_paths`: what was known before, what has been met, what came of it."""
 
     def __init__(
-        self,
-        store: Store,
-        encoder: Encoder,
-        chunker: Chunker,
-        batch_chunks: int,
-        findings: Findings,
-        progress: Callable[[IndexProgress], None] | None,
+        self, store: Store, batches: Batches, findings: Findings, progress: Callable[[IndexProgress], None] | None
     ) -> None:
-        self._store, self._encoder, self._chunker, self._batch_chunks = store, encoder, chunker, batch_chunks
+        self._store, self._batches, self._findings, self._progress = store, batches, findings, progress
+        batches.on_encoded, batches.on_stored = self._tell, self._count_stored
         self._known = dict(store.documents())
-        self._findings, self._progress = findings, progress
         self._seen: set[str] = set()
         self._failed = list(findings.failed.values())
         self._failed_ids = set(findings.failed)
-        self._pending = _Pending()
         self._bytes_total = sum(file.size for file in findings.files)
         self._files_done = self._bytes_done = 0
         self._path = ""
-        self._added = self._changed = self._unchanged = self._removed = 0
-        self._chunks = self._tokens = self._truncated = 0
+        self._count: Counter[str] = Counter()
 
     def add(self, file: FoundFile, sources: Iterator[Source | Failure]) -> None:
         """Take up what a file holds."""
@@ -169,103 +142,70 @@ class _Run:
         self._bytes_done += file.size
         self._tell()
 
-    def flush(self) -> None:
-        """Encode and commit the batch."""
-        batch, self._pending = self._pending, _Pending()
-        if not batch.entries:
-            return
-        texts = [self._chunker.encoder_text(d.title, c) for d, _, chunks in batch.entries for c in chunks]
-        vectors = np.concatenate(
-            [self._encode(texts[i : i + ENCODE_CHUNKS]) for i in range(0, len(texts), ENCODE_CHUNKS)]
-        )
-        ends = np.cumsum([len(chunks) for _, _, chunks in batch.entries])
-        self._store.replace(
-            [
-                IndexedDocument(document, content_hash, chunks, own)
-                for (document, content_hash, chunks), own in zip(
-                    batch.entries, np.split(vectors, ends[:-1]), strict=True
-                )
-            ]
-        )
-        for document, _, _ in batch.entries:
-            if document.doc_id in self._known:
-                self._changed += 1
-            else:
-                self._added += 1
-
-    def remove_vanished(self, parts: Sequence[Part]) -> None:
-        """Delete what the store has of `parts` and the walk has not met, failures excepted."""
-        covered = tuple(part.doc_id for part in parts)
-        vanished = [
-            doc_id
-            for doc_id in self._known
-            if doc_id not in self._seen
-            and any(prefix in covered for prefix in _prefixes(doc_id))
-            and not any(prefix in self._failed_ids for prefix in _prefixes(doc_id))
-        ]
+    def finish(self, parts: Sequence[Part]) -> IndexReport:
+        """Store the last batch, remove what has vanished from `parts`, and tidy a store that was changed."""
+        self._batches.flush()
+        vanished = self._vanished({part.doc_id for part in parts})
         if vanished:
-            self._store.delete(vanished)
-        self._removed = len(vanished)
-
-    def report(self) -> IndexReport:
-        """Tidy the store where it was changed, and sum up."""
-        if self._added or self._changed or self._removed:
+            self._count["removed"] = self._store.delete(vanished)
+        if self._count["added"] or self._count["changed"] or self._count["removed"]:
             self._store.optimize()
         return IndexReport(
-            self._added,
-            self._changed,
-            self._unchanged,
-            self._removed,
-            tuple(self._failed),
-            tuple(self._findings.ignored),
-            self._chunks,
-            self._tokens,
-            self._truncated,
+            added=self._count["added"],
+            changed=self._count["changed"],
+            unchanged=self._count["unchanged"],
+            removed=self._count["removed"],
+            failed=tuple(sorted(self._failed, key=str)),
+            ignored=tuple(sorted(self._findings.ignored, key=str)),
+            chunks=self._batches.chunks,
+            tokens=self._batches.tokens,
+            truncated=self._batches.truncated,
         )
 
     def _take(self, file: FoundFile, source: Source) -> None:
         known = self._known.get(source.doc_id)
         if known is not None and known.content_hash == source.content_hash:
-            self._unchanged += 1
+            self._count["unchanged"] += 1
             return
         try:
             document = source.read()
         except ReadError as error:
             self._fail(file, Failure(self._path, str(error)))
             return
-        chunks = self._chunker.chunk(document)
-        self._pending.entries.append((document, source.content_hash, chunks))
-        self._pending.chunks += len(chunks)
-        self._pending.chars += len(document.text)
-        if self._pending.chunks >= self._batch_chunks or self._pending.chars >= BATCH_CHARS:
-            self.flush()
+        self._batches.add(document, source.content_hash)
 
     def _fail(self, file: FoundFile, failure: Failure) -> None:
         self._failed.append(failure)
         self._failed_ids.add(file.doc_id)
 
-    def _encode(self, texts: list[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        embeddings = self._encoder.encode(texts, kind="document")
-        assert embeddings.dense is not None
-        self._chunks += len(texts)
-        self._tokens += int(embeddings.tokens.sum())
-        self._truncated += int(embeddings.truncated.sum())
-        self._tell()
-        return embeddings.dense
+    def _vanished(self, covered: set[str]) -> list[str]:
+        """Return what the store has of the parts covered and the walk has not met, failures excepted."""
+        unmet = (doc_id for doc_id in self._known if doc_id not in self._seen)
+        return [
+            doc_id
+            for doc_id in unmet
+            if not covered.isdisjoint(prefixes := set(_prefixes(doc_id))) and self._failed_ids.isdisjoint(prefixes)
+        ]
+
+    def _count_stored(self, doc_ids: list[str]) -> None:
+        for doc_id in doc_ids:
+            self._count["changed" if doc_id in self._known else "added"] += 1
 
     def _tell(self) -> None:
-        if self._progress is not None:
-            self._progress(
-                IndexProgress(
-                    self._files_done,
-                    len(self._findings.files),
-                    self._bytes_done,
-                    self._bytes_total,
-                    self._chunks,
-                    self._tokens,
-                    self._path,
-                )
+        if self._progress is None:
+            return
+        files_total, batches = len(self._findings.files), self._batches
+        self._progress(
+            IndexProgress(
+                self._files_done,
+                files_total,
+                self._bytes_done,
+                self._bytes_total,
+                batches.chunks,
+                batches.tokens,
+                self._path,
             )
+        )
 
 
 def _prefixes(doc_id: str) -> Iterator[str]:

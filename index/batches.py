@@ -1,0 +1,151 @@
+"""Documents into the store in batches: cut, encoded together, committed together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..embedder.errors import ModelError
+from . import chunking
+from .chunking import Chunker, ChunkSettings
+from .documents import Chunk, Document
+from .encoder import Encoder
+from .schema import IndexedDocument
+from .store import Store
+
+# A batch is what a kill can lose and what a commit costs; both are small beside encoding it.
+BATCH_CHUNKS = 512
+BATCH_CHARS = 4 << 20
+# Encoded at a stretch: enough for a packer to sort by length, few enough for a progress bar to move.
+ENCODE_CHUNKS = 128
+
+
+@dataclass(frozen=True)
+class _Cut:
+    document: Document
+    content_hash: str
+    chunks: list[Chunk]
+
+
+class Batches:
+    """Collects documents until a batch is full, then encodes and commits it; call `flush` at the end.
+
+    Args:
+        store: open for writing.
+        encoder: the store's.
+        chunker: made for this encoder.
+        batch_chunks: chunks to a batch; a longer document is a batch of its own, never cut in two.
+
+    Attributes:
+        on_encoded: called after each stretch of encoding.
+        on_stored: called with the ids of each batch once it is durable.
+        chunks: encoded so far; tokens: theirs, prompt and special tokens included; truncated: chunks that were cut.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        encoder: Encoder,
+        chunker: Chunker,
+        *,
+        batch_chunks: int = BATCH_CHUNKS,
+    ) -> None:
+        self._store, self._encoder, self._chunker, self._batch_chunks = store, encoder, chunker, batch_chunks
+        self.on_encoded: Callable[[], None] = lambda: None
+        self.on_stored: Callable[[list[str]], None] = lambda ids: None
+        self._cuts: list[_Cut] = []
+        self._waiting_chunks = self._waiting_chars = 0
+        self.chunks = self.tokens = self.truncated = 0
+
+    def add(self, document: Document, content_hash: str) -> None:
+        """Take up a document with text other than white space; a full batch is stored before this returns."""
+        cut = _Cut(document, content_hash, self._chunker.chunk(document))
+        self._cuts.append(cut)
+        self._waiting_chunks += len(cut.chunks)
+        self._waiting_chars += len(document.text)
+        if self._waiting_chunks >= self._batch_chunks or self._waiting_chars >= BATCH_CHARS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Encode and store what is waiting, in one commit."""
+        cuts, self._cuts = self._cuts, []
+        self._waiting_chunks = self._waiting_chars = 0
+        if not cuts:
+            return
+        texts = [self._chunker.encoder_text(cut.document.title, chunk) for cut in cuts for chunk in cut.chunks]
+        vectors = np.concatenate(
+            [self._encode(texts[i : i + ENCODE_CHUNKS]) for i in range(0, len(texts), ENCODE_CHUNKS)]
+        )
+        ends = np.cumsum([len(cut.chunks) for cut in cuts])[:-1]
+        self._store.replace(
+            [
+                IndexedDocument(cut.document, cut.content_hash, cut.chunks, own)
+                for cut, own in zip(cuts, np.split(vectors, ends), strict=True)
+            ]
+        )
+        self.on_stored([cut.document.doc_id for cut in cuts])
+
+    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
+        embeddings = self._encoder.encode(texts, kind="document")
+        if embeddings.dense is None:
+            raise ModelError("this model makes no dense vectors: index with one that does")
+        self.chunks += len(texts)
+        self.tokens += int(embeddings.tokens.sum())
+        self.truncated += int(embeddings.truncated.sum())
+        self.on_encoded()
+        return embeddings.dense
+
+
+def index_documents(
+    store: Store,
+    encoder: Encoder,
+    documents: Iterable[Document],
+    *,
+    settings: ChunkSettings | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Store documents that are at hand as text; those the store has unchanged are passed over.
+
+    Args:
+        store: open for writing, with this encoder.
+        encoder: makes the vectors.
+        documents: with ids that are unique among them; may be a generator.
+        settings: how they are cut.
+        progress: called with the number of chunks encoded so far.
+
+    Returns:
+        How many documents were stored.
+
+    Raises:
+        BatchError: a document without text, or an id twice in one batch.
+    """
+    chunker = Chunker(encoder, settings)
+    stored: list[str] = []
+    with store.writer():
+        known = store.documents()
+        batches = Batches(store, encoder, chunker)
+        batches.on_stored = stored.extend
+        if progress is not None:
+            batches.on_encoded = lambda: progress(batches.chunks)
+        for document in documents:
+            content_hash = _document_hash(document, chunker.settings)
+            if document.doc_id not in known or known[document.doc_id].content_hash != content_hash:
+                batches.add(document, content_hash)
+        batches.flush()
+    return len(stored)
+
+
+def settings_mark(settings: ChunkSettings) -> str:
+    """Return what a content hash must hold of the chunking, so that other settings make other chunks."""
+    return f"{chunking.VERSION} {settings.tokens} {settings.overlap}"
+
+
+def _document_hash(document: Document, settings: ChunkSettings) -> str:
+    parts = [document.text, document.title, document.path, document.media, dict(document.metadata)]
+    content = json.dumps([settings_mark(settings), parts], sort_keys=True)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
