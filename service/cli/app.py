@@ -1,0 +1,63 @@
+"""The command line's root: which commands there are."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib.metadata import version
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from . import convert, embed, evaluate, index, info, search, verify
+from .exit_codes import MEANING, ExitCode
+from .program import Program
+
+_EXIT_CODES = "Exit codes: " + "; ".join(f"{int(code)} {text}" for code, text in MEANING.items()) + "."
+
+app = typer.Typer(
+    name="decant",
+    cls=Program,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    invoke_without_command=True,
+    epilog=_EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for _module in (index, search, embed, info, convert, verify, evaluate):
+    app.command(_module.NAME, short_help=_module.SHORT_HELP)(_module.command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"decant {version('decant')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Search your documents by meaning, offline: text in, vectors out, results with their place in the file.
+
+    Start with: decant index ./docs, then decant search "how do I ...". Every command explains itself with --help.
+    """
+    del show_version
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    # As an exception it unwinds the command: temporary files are removed and locks released.
+    raise typer.Exit(ExitCode.TERMINATED)
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(app())

@@ -1,0 +1,99 @@
+"""`decant index`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .exit_codes import ExitCode
+from .loading import load_encoder, name_of
+from .options import DEFAULT_STORE, Debug, Device, Dtype, DtypeOption, Json, Model, Store
+from .output import print_json, results, say, table
+from .progress import progress_bar
+
+if TYPE_CHECKING:
+    from ...index.ingest import IndexProgress, IndexReport
+
+NAME = "index"
+SHORT_HELP = "Read files and folders into an index that can be searched."
+
+
+def command(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders and files to index.")],
+    store: Store = DEFAULT_STORE,
+    model: Model = None,
+    chunk_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of one passage.")] = 256,
+    overlap: Annotated[int, typer.Option(min=0, help="Tokens a passage may repeat from the one before.")] = 0,
+    device: Device = None,
+    dtype: DtypeOption = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Read files and folders into an index that can be searched.
+
+    Reads text, Markdown, HTML, PDF, Word, reStructuredText, source code and .jsonl (a document per line). Run it
+    again whenever you like: only what changed is encoded, what vanished is removed. If it is interrupted, the next
+    run goes on from there. A file that cannot be read is reported and the others are indexed all the same.
+    """
+    report, seconds = _index(paths, store, model, chunk_tokens, overlap, device, dtype, debug=debug)
+    if as_json:
+        print_json({"store": str(store), "seconds": round(seconds, 3), **_as_json(report)})
+    else:
+        _print(report, store, seconds)
+    return ExitCode.PARTIAL if report.failed else ExitCode.OK
+
+
+def _index(
+    paths: list[Path],
+    folder: Path,
+    model: str | None,
+    chunk_tokens: int,
+    overlap: int,
+    device: str | None,
+    dtype: Dtype | None,
+    *,
+    debug: bool,
+) -> tuple[IndexReport, float]:
+    encoder = load_encoder(model, device, dtype, debug=debug)
+    from ...index.ingest import index_paths
+    from ...index.store import Store as IndexStore
+
+    began = time.monotonic()
+    with (
+        IndexStore.open(folder, encoder=encoder, create=True) as store,
+        progress_bar(f"indexing with {name_of(model)}") as advance,
+    ):
+
+        def progress(now: IndexProgress) -> None:
+            advance(now.bytes_done, now.bytes_total, f"{now.chunks} passages  {Path(now.path).name}")
+
+        report = index_paths(store, encoder, paths, chunk_tokens=chunk_tokens, overlap=overlap, progress=progress)
+    return report, time.monotonic() - began
+
+
+def _as_json(report: IndexReport) -> dict[str, object]:
+    values = asdict(report)
+    values["failed"] = [{"path": f.path, "reason": f.reason} for f in report.failed]
+    values["ignored"] = [{"path": f.path, "reason": f.reason} for f in report.ignored]
+    return values
+
+
+def _print(report: IndexReport, store: Path, seconds: float) -> None:
+    grid = table("added", "changed", "unchanged", "removed", "failed", "passages", "tokens", "seconds")
+    for column in grid.columns:
+        column.justify = "right"
+    counts = (report.added, report.changed, report.unchanged, report.removed, len(report.failed))
+    grid.add_row(*map(str, counts), str(report.chunks), f"{report.tokens:,}", f"{seconds:.1f}")
+    results().print(grid)
+    if report.truncated:
+        say(f"{report.truncated} passages were cut to the model's longest input", style="yellow")
+    if report.ignored:
+        say(f"{len(report.ignored)} files of formats that are not read were left out (--json lists them)")
+    for failure in report.failed:
+        say(f"failed: {failure}", style="red")
+    if report.failed:
+        say(f"{len(report.failed)} failed, the rest is in {store}", style="red")

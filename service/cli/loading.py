@@ -1,0 +1,48 @@
+"""Loading an encoder for a command."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .output import errors
+from .quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    from ...embedder import Encoder, EncoderSpec
+
+
+def load_encoder(
+    model: str | None,
+    device: str | None = None,
+    dtype: str | None = None,
+    *,
+    debug: bool = False,
+    spec: EncoderSpec | None = None,
+    verify: bool = True,
+) -> Encoder:
+    """Load a model with a spinner on stderr; arguments as of `Encoder.load`."""
+    with waiting(f"loading {name_of(model)}"):
+        from ...embedder import Encoder
+
+        if not debug:
+            quiet_transformers()
+        return Encoder.load(model, device=device, dtype=dtype, spec=spec, verify=verify)
+
+
+def name_of(model: str | None) -> str:
+    """What to call a model on the screen."""
+    return "decant-mini" if model is None else Path(model).name or model
+
+
+@contextmanager
+def waiting(what: str) -> Generator[None]:
+    """Show a spinner on stderr while the block runs; nothing where stderr is no terminal."""
+    console = errors()
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"[dim]{what}"):
+        yield
