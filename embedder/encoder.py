@@ -113,9 +113,13 @@ class Encoder:
         """The tokenizer, without padding or truncation; do not change it."""
         return self.text_tokenizer.backend
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Hash of spec and weights; reads every byte of the model once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         files = self._files
         return fingerprint(files.spec, [files.backbone, *files.adapters, files.tokenizer], files.dense)
 
