@@ -1,0 +1,1 @@
+"""Training: from texts and pairs to an encoder folder, in resumable steps that recipes describe."""
