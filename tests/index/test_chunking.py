@@ -6,14 +6,15 @@ import random
 
 import numpy as np
 import pytest
+from semantic_text_splitter import MarkdownSplitter, TextSplitter
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
 from decant.embedder.embeddings import Embeddings
 from decant.embedder.errors import InputError
 from decant.index.chunking import Chunker, ChunkSettings
 from decant.index.documents import Chunk, Document
 from decant.index.testing import HashEncoder
 from decant.index.token_count import TokenCounter
-from semantic_text_splitter import MarkdownSplitter, TextSplitter
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 PROSE = "\n\n".join(
     f"Paragraph {i} says something. It says it in {i % 7 + 2} sentences" + ", more or less" * (i % 5) + "."
