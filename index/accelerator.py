@@ -28,10 +28,8 @@ GRAPH_LINKS = 32
 GRAPH_BUILD_EF = 200
 GRAPH_SEARCH_EF = 128
 INVERTED_PROBES = 64
-# A filter that leaves this few rows is searched exactly: faster than walking a graph of rows that do not count.
-EXACT_ROWS = 20_000
-EXACT_FRACTION = 0.05
-MAX_SEARCH_EF = 4096
+# One step through a graph costs about as much as this many exact products (384 dimensions, one core).
+EXACT_PRODUCTS_PER_STEP = 8
 # faiss describes only part of itself to a type checker.
 _FAISS: Any = faiss
 FAISS_FILE, VECTORS_FILE, KEYS_FILE = "index.faiss", "vectors.npy", "keys.npy"
@@ -53,9 +51,12 @@ class Accelerator:
     vectors: NDArray[np.float32]
     keys: NDArray[np.int64]
 
-    def exact_is_better(self, allowed_rows: int) -> bool:
-        """Whether a filter leaves so few rows that searching them exactly is faster, and surer."""
-        return allowed_rows <= max(EXACT_ROWS, EXACT_FRACTION * len(self.keys))
+    def exact_is_better(self, k: int, allowed_rows: int) -> bool:
+        """Whether a filter leaves so few rows that searching exactly those is faster, and surer."""
+        share = max(allowed_rows / len(self.keys), 1e-9)
+        if self.manifest.facts["kind"] == "hnsw":
+            return allowed_rows <= EXACT_PRODUCTS_PER_STEP * _graph_width(k, share)
+        return allowed_rows <= self._probes(share) * len(self.keys) / int(self.index.nlist)
 
     def search(
         self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
@@ -81,10 +82,11 @@ class Accelerator:
 
     def _parameters(self, k: int, share: float, selector: Any) -> Any:
         if self.manifest.facts["kind"] == "hnsw":
-            width = min(MAX_SEARCH_EF, math.ceil(max(GRAPH_SEARCH_EF, 2 * k) / share))
-            return _FAISS.SearchParametersHNSW(sel=selector, efSearch=max(width, k))
-        probes = min(int(self.index.nlist), math.ceil(INVERTED_PROBES / math.sqrt(share)))
-        return _FAISS.SearchParametersIVF(sel=selector, nprobe=probes)
+            return _FAISS.SearchParametersHNSW(sel=selector, efSearch=_graph_width(k, share))
+        return _FAISS.SearchParametersIVF(sel=selector, nprobe=self._probes(share))
+
+    def _probes(self, share: float) -> int:
+        return min(int(self.index.nlist), math.ceil(INVERTED_PROBES / math.sqrt(share)))
 
 
 def choose_kind(rows: int) -> tuple[str, str]:
@@ -145,6 +147,11 @@ def load(root: Path, fingerprint: str, dimension: int) -> Accelerator | None:
     if vectors.shape != (len(keys), dimension) or index.ntotal != len(keys) or index.d != dimension:
         raise UnusableGeneration("its files do not belong together")
     return Accelerator(manifest, index, vectors, keys)
+
+
+def _graph_width(k: int, share: float) -> int:
+    """faiss's efSearch: a graph walk that keeps only a share of what it meets must meet that much more."""
+    return math.ceil(max(GRAPH_SEARCH_EF, 2 * k) / share)
 
 
 def _graph(vectors: NDArray[np.float32]) -> Any:

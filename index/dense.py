@@ -76,7 +76,7 @@ class DenseView:
         if self.sealed is None:
             return []
         allowed = _allowed(self.sealed_positions, mask)
-        if exact or (allowed is not None and self.sealed.exact_is_better(int(allowed.sum()))):
+        if exact or (allowed is not None and self.sealed.exact_is_better(k, int(allowed.sum()))):
             return list(candidates(self.sealed.vectors, queries, k, allowed))
         return self.sealed.search(queries, k, allowed)
 

@@ -91,6 +91,8 @@ class WriterLock:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor in _held:
             _held.discard(descriptor)
+            # Unlocking first also frees the lock where a child is just being forked and still has its copy.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def owner(self) -> LockOwner | None:

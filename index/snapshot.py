@@ -122,7 +122,7 @@ class Snapshot:
     def _take_unique(self, positions: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         with lance_errors(self._root):
             if not len(positions):
-                return cast(pa.Table, self._table.search().select(list(columns)).limit(0).to_arrow())
+                return pa.schema([self._table.schema.field(name) for name in columns]).empty_table()
             row_ids = self._row_ids[positions]
             builder = self._table.take_row_ids([int(i) for i in row_ids]).select(list(columns)).with_row_id()
             rows = cast(pa.Table, builder.to_arrow())

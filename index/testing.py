@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ..embedder.embeddings import Embeddings
+from .documents import Chunk, Document
+from .encoder import Encoder
+from .schema import IndexedDocument
 
 
 class HashEncoder:
@@ -38,3 +42,18 @@ class HashEncoder:
     def _direction(self, word: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
         return np.random.default_rng(seed).standard_normal(self.dimension, np.float32)
+
+
+def indexed(doc_id: str, text: str, encoder: Encoder, *, version: str = "", **fields: Any) -> IndexedDocument:
+    """A document cut at its line ends, ready for `Store.replace`; `fields` are those of `Document`."""
+    chunks: list[Chunk] = []
+    start = 0
+    for line in text.splitlines(keepends=True):
+        end = start + len(line)
+        if line.strip():
+            chunks.append(Chunk(doc_id, len(chunks), start, end, line))
+        start = end
+    vectors = encoder.encode([chunk.text for chunk in chunks]).dense
+    assert vectors is not None, "an encoder double makes dense vectors"
+    digest = hashlib.blake2b((version + text).encode(), digest_size=8).hexdigest()
+    return IndexedDocument(Document(doc_id, text, **fields), digest, chunks, vectors)

@@ -1,0 +1,206 @@
+"""What a store keeps, replaces, removes and refuses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from decant.index import Chunk, Document, IndexedDocument, Store
+from decant.index.errors import BatchError, StoreReadOnly
+from decant.index.testing import HashEncoder, indexed
+
+ENCODER = HashEncoder()
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "store", encoder=ENCODER, create=True) as opened:
+        yield opened
+
+
+def test_a_document_comes_back_as_it_was_given(store):
+    given = indexed(
+        "a/ü'\"b.md",
+        "Erste Zeile 🙂\nzweite Zeile\n",
+        ENCODER,
+        title="Tïtle",
+        path="/x/a",
+        media="markdown",
+        metadata={"year": 2**60 + 1, "ratio": 0.1, "draft": True, "a b.c'd": "é"},
+    )
+    store.replace([given])
+    doc_id = given.document.doc_id
+    assert store.document(doc_id) == given.document
+    assert store.text(doc_id) == given.document.text
+    assert store.chunks(doc_id) == list(given.chunks)
+    assert store.chunk(doc_id, 1) == given.chunks[1]
+    state = store.documents()[doc_id]
+    assert (state.content_hash, state.n_chunks, state.media, state.path, state.title) == (
+        given.content_hash, 2, "markdown", "/x/a", "Tïtle",
+    )  # fmt: skip
+    positions = np.argsort(store.snapshot().scan(["ordinal"])["ordinal"].to_numpy())
+    np.testing.assert_array_equal(store.snapshot().vectors(positions), given.vectors)
+
+
+def test_offsets_count_code_points(store):
+    store.replace([indexed("d", "🙂🙂 one\nnaïve two\n", ENCODER)])
+    text = store.text("d")
+    assert [text[c.start_char : c.end_char] for c in store.chunks("d")] == [c.text for c in store.chunks("d")]
+
+
+def test_replacing_leaves_nothing_of_the_earlier_text(store):
+    store.replace([indexed("a", "one\ntwo\nthree\n", ENCODER), indexed("b", "other\n", ENCODER)])
+    store.replace([indexed("a", "two\n", ENCODER), indexed("c", "new\n", ENCODER)])
+    assert {name: state.n_chunks for name, state in store.documents().items()} == {"a": 1, "b": 1, "c": 1}
+    assert [c.text for c in store.chunks("a")] == ["two\n"]
+    assert len(store.snapshot()) == 3
+
+
+def test_a_batch_is_one_commit(store):
+    store.replace([indexed("a", "one\ntwo\n", ENCODER), indexed("b", "x\n", ENCODER)])
+    with store.writer():
+        before = store.snapshot().version
+        store.replace(
+            [indexed("a", "changed\n", ENCODER), indexed("c", "n\n", ENCODER), indexed("b", "y\nz\n", ENCODER)]
+        )
+        assert store.snapshot().version == before + 1
+        store.delete(["b", "c"])
+        assert store.snapshot().version == before + 2
+    assert list(store.documents()) == ["a"]
+
+
+def test_deleting_what_is_not_there_removes_nothing(store):
+    store.replace([indexed("a", "one\n", ENCODER)])
+    assert store.delete(["zzz", "' OR true --"]) == 0
+    assert store.delete(["a", "a", "zzz"]) == 1
+    assert len(store.snapshot()) == 0
+    with pytest.raises(KeyError):
+        store.text("a")
+
+
+def test_an_empty_batch_commits_nothing(store):
+    before = store.snapshot().version
+    store.replace([])
+    assert store.snapshot().version == before
+
+
+def test_the_order_of_writing_and_the_detours_do_not_change_the_content(tmp_path):
+    texts = {f"d{i}": f"text {i}\nline two of {i}\n" for i in range(12)}
+    digests = []
+    for name, order in (("x", list(texts)), ("y", list(texts)[::-1])):
+        with Store.open(tmp_path / name, encoder=ENCODER, create=True) as store:
+            if name == "y":
+                store.replace([indexed("gone", "z\n", ENCODER), indexed("d3", "an earlier text\n", ENCODER)])
+            for start in range(0, 12, 5):
+                store.replace([indexed(d, texts[d], ENCODER) for d in order[start : start + 5]])
+            store.delete(["gone"])
+            if name == "y":
+                store.optimize()
+            digests.append(store.digest())
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("changed", ["text", "title", "metadata", "vectors", "content_hash"])
+def test_the_digest_sees_every_kind_of_change(store, changed):
+    entry = indexed("a", "one\n", ENCODER, title="t", metadata={"n": 1})
+    store.replace([entry])
+    before = store.digest()
+    if changed == "text":
+        entry = indexed("a", "two\n", ENCODER, title="t", metadata={"n": 1})
+    elif changed == "vectors":
+        entry = replace(entry, vectors=np.nextafter(entry.vectors, np.float32(9)))
+    elif changed == "content_hash":
+        entry = replace(entry, content_hash="other")
+    else:
+        value = {"title": "u", "metadata": {"n": 2}}[changed]
+        entry = replace(entry, document=replace(entry.document, **{changed: value}))
+    store.replace([entry])
+    assert store.digest() != before
+
+
+def _bad(entry, **changes):
+    return [replace(entry, **changes)]
+
+
+GOOD = indexed("a", "one\ntwo\n", ENCODER)
+NAN = GOOD.vectors.copy()
+NAN[1, 3] = np.nan
+BAD_BATCHES = {
+    "occurs twice": [GOOD, GOOD],
+    "no chunks": _bad(GOOD, chunks=[], vectors=np.zeros((0, 16), np.float32)),
+    "NaN or infinity": _bad(GOOD, vectors=NAN),
+    "shape (2, 8)": _bad(GOOD, vectors=GOOD.vectors[:, :8]),
+    "shape (1, 16)": _bad(GOOD, vectors=GOOD.vectors[:1]),
+    "not the document's text": _bad(GOOD, chunks=[GOOD.chunks[0], Chunk("a", 1, 3, 8, "two\n")]),
+    "numbered from 0": _bad(GOOD, chunks=GOOD.chunks[::-1]),
+    "empty doc_id": _bad(GOOD, document=Document("", "one\ntwo\n")),
+    "metadata 'x' is nan": _bad(GOOD, document=replace(GOOD.document, metadata={"x": float("nan")})),
+    "metadata 'x' is [1]": _bad(GOOD, document=replace(GOOD.document, metadata={"x": [1]})),
+    "not Unicode": [indexed("s", "plain\n", ENCODER, title="\ud800")],
+}
+
+
+@pytest.mark.parametrize("message", BAD_BATCHES)
+def test_a_batch_that_does_not_fit_stores_nothing(store, message):
+    store.replace([indexed("kept", "old\n", ENCODER)])
+    before = store.digest()
+    with pytest.raises(BatchError) as caught:
+        store.replace([indexed("good", "fine\n", ENCODER), *BAD_BATCHES[message]])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert store.digest() == before
+
+
+def test_a_reader_opened_before_sees_a_commit_after(store):
+    with Store.open(store.root, read_only=True) as reader:
+        assert dict(reader.documents()) == {}
+        store.replace([indexed("a", "one\n", ENCODER)])
+        assert list(reader.documents()) == ["a"]
+        store.replace([indexed("a", "two\n", ENCODER)])
+        assert reader.text("a") == "two\n"
+
+
+def test_a_read_only_handle_refuses_every_write(store):
+    with Store.open(store.root, encoder=ENCODER, read_only=True) as reader:
+        for write in (
+            lambda: reader.replace([GOOD]),
+            lambda: reader.delete(["a"]),
+            reader.optimize,
+            reader.build_accelerator,
+            lambda: reader.writer().__enter__(),
+        ):
+            with pytest.raises(StoreReadOnly):
+                write()
+
+
+def test_many_documents_with_awkward_names_at_once(store):
+    names = [f'it\'s {i} \\ "q" % _ -- ;\t{"x" * (i % 7)}' for i in range(700)]
+    store.replace([indexed(name, f"text {i}\n", ENCODER) for i, name in enumerate(names)])
+    store.replace([indexed(name, f"text {i} new\n", ENCODER) for i, name in enumerate(names)])
+    assert set(store.documents()) == set(names)
+    assert len(store.snapshot()) == 700
+    assert store.delete(names[:650]) == 650
+    assert set(store.documents()) == set(names[650:])
+
+
+def test_many_small_writes_stay_small_after_optimize(tmp_path):
+    documents = [indexed(f"d{i % 40}", f"round {i}\n" + "word " * 200, ENCODER) for i in range(160)]
+    with Store.open(tmp_path / "bulk", encoder=ENCODER, create=True) as bulk:
+        bulk.replace(documents[-40:])
+        bulk.optimize()
+        wanted = bulk.info()["bytes"]
+    with Store.open(tmp_path / "small", encoder=ENCODER, create=True) as small:
+        with small.writer():
+            for document in documents:
+                small.replace([document])
+        small.optimize()
+        assert small.info()["bytes"] < 2 * wanted
+        assert len(small.snapshot()) == 80
+
+
+def test_info_says_what_is_there_and_how_it_is_searched(store):
+    store.replace([indexed("a", "one\ntwo\n", ENCODER), indexed("b", "three\n", ENCODER)])
+    info = store.info()
+    assert (info["documents"], info["chunks"], info["dimension"]) == (2, 3, 16)
+    assert info["fingerprint"] == ENCODER.fingerprint
+    assert info["dense"]["search"] == "exact" and "searched exactly" in info["dense"]["reason"]
+    assert info["bytes"] > 1000
