@@ -14,7 +14,15 @@ from .formats import Format
 from .parsed import Parsed, ReadError
 
 PARSE_SECONDS = 60.0
-WORKER_MEMORY_BYTES = 4 << 30
+# The worker imports this package without the model and database libraries that the packages around it load, which
+# take seconds to start: those are stood in for by empty modules that only know their folder.
+_START = """
+import importlib, sys, types
+for name, folder in zip(sys.argv[2::2], sys.argv[3::2]):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [folder]
+importlib.import_module(sys.argv[1]).main()
+"""
 
 
 class Isolated:
@@ -62,7 +70,7 @@ class Isolated:
 
     def _start(self) -> subprocess.Popen[bytes]:
         # -P: a json.py beside the indexed files must not become part of the worker.
-        command = [sys.executable, "-P", "-m", f"{__package__}.worker", str(WORKER_MEMORY_BYTES)]
+        command = [sys.executable, "-P", "-c", _START, f"{__package__}.worker", *_packages_around()]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -77,6 +85,13 @@ class Isolated:
         if process.returncode == -signal.SIGALRM:
             return f"parsing took longer than {self.seconds:g} s"
         return f"the parser crashed (exit status {process.returncode})"
+
+
+def _packages_around() -> list[str]:
+    """Return name and folder of the packages that would be imported on the way to the worker."""
+    distribution = str(__package__).rsplit(".", 2)[0]
+    names = (f"{distribution}.embedder", f"{distribution}.index")
+    return [item for name in names for item in (name, sys.modules[name].__path__[0])]
 
 
 def _ask(process: subprocess.Popen[bytes], request: bytes) -> bytes:

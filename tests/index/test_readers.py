@@ -1,0 +1,353 @@
+"""Readers: what each format gives, and one line for each file that gives nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import docx
+import pytest
+from reportlab.lib import pdfencrypt
+from reportlab.pdfgen.canvas import Canvas
+
+from decant.index.readers.decoding import decode
+from decant.index.readers.formats import Format, format_of
+from decant.index.readers.html import read_html
+from decant.index.readers.isolated import Isolated
+from decant.index.readers.jsonl import BadRecord, Record, read_records
+from decant.index.readers.markdown import read_markdown
+from decant.index.readers.parsed import Parsed, ReadError
+from decant.index.readers.pdf import PAGE_BREAK, read_pdf
+from decant.index.readers.plain import read_plain
+from decant.index.readers.rst import read_rst
+
+
+def pdf_bytes(*pages: str, title: str = "", password: str = "") -> bytes:
+    buffer = io.BytesIO()
+    encryption = pdfencrypt.StandardEncryption(password) if password else None
+    canvas = Canvas(buffer, encrypt=encryption)
+    canvas.setTitle(title)
+    for page in pages:
+        for number, line in enumerate(page.splitlines()):
+            canvas.drawString(72, 720 - 14 * number, line)
+        canvas.showPage()
+    canvas.save()
+    return buffer.getvalue()
+
+
+def docx_bytes(build: str = "full") -> bytes:
+    document = docx.Document()
+    if build == "full":
+        document.core_properties.title = ""
+        document.core_properties.keywords = "fruit, trees"
+        document.add_heading("Orchards", level=1)
+        document.add_paragraph("Before the table.")
+        table = document.add_table(rows=2, cols=2)
+        for cell, text in zip(table.row_cells(0), ("kind", "colour"), strict=True):
+            cell.text = text
+        table.cell(1, 0).merge(table.cell(1, 1)).text = "merged"
+        document.add_paragraph("After the table.")
+    buffer = io.BytesIO()
+    document.save(buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def isolated() -> Iterator[Isolated]:
+    with Isolated(seconds=30) as worker:
+        yield worker
+
+
+# Decoding
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("naïve ☃ 𝔘".encode(), "naïve ☃ 𝔘"),
+        ("\ufeffwith mark".encode(), "with mark"),
+        ("wide ☃".encode("utf-16"), "wide ☃"),
+        (b"\xfe\xff" + "wide ☃".encode("utf-16-be"), "wide ☃"),
+        (b"one\r\ntwo\rthree\n", "one\r\ntwo\rthree\n"),
+    ],
+)
+def test_text_is_decoded_with_its_line_ends(content: bytes, text: str) -> None:
+    assert decode(content) == text
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b" \n\t\n", "empty"),
+        ("\ufeff".encode(), "empty"),
+        ("plain then caf\xe9 au lait".encode("latin-1"), "not UTF-8 at byte 14"),
+        (b"\xef\xbb\xbfab\xff", "not UTF-8 at byte 5"),
+        (b"\xff\xfea\x00b", "not UTF-16-LE at byte 4"),
+        (b"\x7fELF\x02\x01\x01\x00\x00", "binary content (a zero byte at byte 7)"),
+        ("x".encode("utf-32"), "UTF-32"),
+    ],
+)
+def test_what_is_no_text_says_where(content: bytes, reason: str) -> None:
+    with pytest.raises(ReadError) as caught:
+        decode(content)
+    assert str(caught.value).startswith(reason)
+
+
+# Formats whose source is the text
+
+
+@pytest.mark.parametrize(
+    ("source", "title", "metadata"),
+    [
+        ("---\ntitle: A *b*\ntags: [a]\ndraft: true\ndate: 2024-05-06\n---\n# Other\n", "A *b*",
+         {"draft": True, "date": "2024-05-06"}),
+        ("intro\n\n# The `first` [heading](x.md)\n\n# Second\n", "The first heading", {}),
+        ("## Lower\n\n# Higher\n", "Higher", {}),
+        ("Setext\n======\ntext\n", "Setext", {}),
+        ("```\n# in code\n```\n", "", {}),
+        ("---\nno: [valid yaml\n---\n# Title\n", "Title", {}),
+        ("---\n\na thematic break\n\n---\n", "", {}),
+    ],
+)  # fmt: skip
+def test_markdown_keeps_its_source_and_finds_its_title(source: str, title: str, metadata: dict[str, object]) -> None:
+    assert read_markdown(source.encode()) == Parsed(source, title, metadata)
+
+
+@pytest.mark.parametrize(
+    ("source", "title", "metadata"),
+    [
+        ("PEP: 8\nTitle: Style Guide\nAuthor: A,\n        B\nPost-History:\n\nIntro\n=====\n", "Style Guide",
+         {"pep": "8", "author": "A, B", "post-history": ""}),
+        ("=====\nBig *T*\n=====\n\ntext\n\nSub\n---\n", "Big T", {}),
+        (".. unknown-directive:: x\n\nFirst\n=====\n\nSecond\n======\n", "First", {}),
+        (".. include:: /etc/hostname\n\njust text\n", "", {}),
+        ("Note: one line that looks like a header\n\ntext\n", "", {}),
+    ],
+)  # fmt: skip
+def test_rst_keeps_its_source_and_finds_its_title(source: str, title: str, metadata: dict[str, object]) -> None:
+    assert read_rst(source.encode()) == Parsed(source, title, metadata)
+
+
+def test_code_is_kept_as_it_is() -> None:
+    assert read_plain(b"def f():\r\n\treturn 1\r\n").text == "def f():\r\n\treturn 1\r\n"
+
+
+# HTML
+
+
+ARTICLE = "<p>" + "A paragraph that is long enough to be taken for an article's main text. " * 8 + "</p>"
+
+
+def test_html_gives_its_main_text_and_title() -> None:
+    page = "<html lang=en><head><title>The &amp; title</title><script>x()</script></head><body><nav>Home | About</nav>"
+    page += f"<article><h1>The &amp; title</h1>{ARTICLE}</article><footer>Imprint</footer></body></html>"
+    parsed = read_html(page.encode())
+    assert parsed.title == "The & title"
+    assert "main text" in parsed.text
+    assert "Home" not in parsed.text and "x()" not in parsed.text
+
+
+def test_a_fragment_gives_all_its_visible_text() -> None:
+    parsed = read_html(b"<title>T</title><p>short <b>text</b></p><style>p{}</style>")
+    assert (parsed.text.split(), parsed.title) == (["short", "text"], "T")
+
+
+def test_html_is_read_in_the_encoding_it_declares() -> None:
+    assert read_html("<meta charset='iso-8859-1'><p>caf\xe9</p>".encode("latin-1")).text.strip() == "caf\xe9"
+    assert read_html("<meta charset=shift_jis><p>日本</p>".encode("shift_jis")).text.strip() == "日本"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"<html><body></body></html>", "no text in this page"),
+        (b"<p>caf\xe9</p>", "not UTF-8 at byte 6"),
+        (b"<meta charset=klingon><p>x</p>", "unknown charset 'klingon'"),
+        (b"<p>\0</p>", "binary content"),
+    ],
+)
+def test_html_without_text_says_why(content: bytes, reason: str) -> None:
+    with pytest.raises(ReadError, match=reason):
+        read_html(content)
+
+
+# PDF
+
+
+def test_pdf_gives_its_pages_and_title(isolated: Isolated) -> None:
+    content = pdf_bytes("First page,\nsecond line", "Second page", title="A title")
+    parsed = isolated.read(format_of(Path("x.PDF")) or Format("", ""), content)
+    first, second = parsed.text.split(PAGE_BREAK)
+    assert (first.split(), second.strip()) == (["First", "page,", "second", "line"], "Second page")
+    assert (parsed.title, parsed.metadata["pages"]) == ("A title", 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"%PDF-1.7 and then nothing", "a broken PDF"),
+        (pdf_bytes("text")[:400], "a broken PDF"),
+        (pdf_bytes("secret", password="pw"), "an encrypted PDF"),
+        (pdf_bytes(""), "a PDF without text"),
+    ],
+)
+def test_pdf_without_text_says_why(content: bytes, reason: str) -> None:
+    with pytest.raises(ReadError) as caught:
+        read_pdf(content)
+    assert str(caught.value).startswith(reason) and "\n" not in str(caught.value)
+
+
+# Word
+
+
+def test_docx_gives_paragraphs_and_tables_in_order(isolated: Isolated) -> None:
+    parsed = isolated.read(format_of(Path("x.docx")) or Format("", ""), docx_bytes())
+    assert parsed.text == "Orchards\n\nBefore the table.\n\nkind | colour\nmerged\n\nAfter the table."
+    assert parsed.title == "Orchards"
+    assert parsed.metadata["keywords"] == "fruit, trees"
+
+
+def zip_bomb() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("word/document.xml", "w") as entry:
+        for _ in range(600):
+            entry.write(bytes(1 << 20))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"PK\3\4 cut", "a broken .docx"),
+        (docx_bytes()[:2000], "a broken .docx"),
+        (b"\xd0\xcf\x11\xe0 old", "an encrypted or old .doc"),
+        (docx_bytes("bare"), "no text in this document"),
+        (zip_bomb(), "unpacks to 629145600 bytes"),
+    ],
+)
+def test_docx_without_text_says_why(isolated: Isolated, content: bytes, reason: str) -> None:
+    with pytest.raises(ReadError) as caught:
+        isolated.read(format_of(Path("x.docx")) or Format("", ""), content)
+    assert str(caught.value).startswith(reason)
+
+
+def test_a_zip_that_is_no_document_is_refused(isolated: Isolated) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    with pytest.raises(ReadError, match="a broken .docx"):
+        isolated.read(format_of(Path("x.docx")) or Format("", ""), buffer.getvalue())
+
+
+# JSON lines
+
+
+def lines(*records: object) -> list[bytes]:
+    return [r if isinstance(r, bytes) else json.dumps(r).encode() + b"\n" for r in records]
+
+
+def test_records_are_documents() -> None:
+    found = list(
+        read_records(
+            lines(
+                {"_id": "a", "title": "T", "text": "one", "year": 1999, "tags": ["x"], "none": None},
+                b"\n",
+                {"id": 7, "text": "two", "metadata": {"lang": "en", "ok": True, "huge": 2**70}},
+                {"text": "three"},
+            )
+        )
+    )
+    assert all(isinstance(record, Record) for record in found)
+    assert [(r.line, r.key, r.parsed) for r in found if isinstance(r, Record)] == [
+        (1, "a", Parsed("one", "T", {"year": 1999, "tags": '["x"]'})),
+        (3, "7", Parsed("two", "", {"lang": "en", "ok": True, "huge": str(2**70)})),
+        (4, "4", Parsed("three")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"text": "cut', "not JSON"),
+        (b"[1, 2]", "not a JSON object"),
+        (b'{"title": "no text"}', "no field 'text'"),
+        (b'{"text": 5}', "no field 'text'"),
+        (b'{"text": "  "}', "empty"),
+        (b'{"text": "caf\xe9"}', "not UTF-8 at byte 13 of the line"),
+        (b'{"text": "half \\ud83d pair"}', "half of a surrogate pair"),
+        (b'{"text": "x", "title": "\\udc00"}', "half of a surrogate pair"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"_id": "first", "text": "again"}', "id 'first' is taken by line 1"),
+    ],
+)
+def test_a_bad_record_costs_only_itself(line: bytes, reason: str) -> None:
+    first, bad, last = read_records(lines({"_id": "first", "text": "x"}, line + b"\n", {"_id": "last", "text": "y"}))
+    assert isinstance(first, Record) and isinstance(last, Record)
+    assert isinstance(bad, BadRecord) and bad.line == 2 and bad.reason.startswith(reason)
+
+
+# Isolation
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "hostile.py").write_text(
+        "import os, time, re\n"
+        "def hang(content): re.match('(a+)+$', 'a' * 60 + 'b')\n"
+        "def crash(content): os.kill(os.getpid(), 11)\n"
+        "def bloat(content): return bytearray(64 << 30)\n"
+        "def noise(content): os.write(1, b'noise'); print('noise'); raise ValueError('two\\nlines')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "hostile"
+
+
+def test_a_parser_that_hangs_crashes_or_bloats_costs_its_file_only(hostile: str) -> None:
+    with Isolated(seconds=1.0) as worker:
+        reasons = []
+        for name in ("hang", "crash", "bloat", "noise"):
+            with pytest.raises(ReadError) as caught:
+                worker.read(Format("", f"{hostile}:{name}"), b"content")
+            reasons.append(str(caught.value))
+        assert worker.read(Format("", ".plain:read_plain"), b"still alive").text == "still alive"
+    assert reasons == [
+        "parsing took longer than 1 s",
+        "the parser crashed (exit status -11)",
+        "parsing needs too much memory",
+        "the parser failed: ValueError: two lines",
+    ]
+
+
+def test_megabytes_pass_to_the_worker_and_back(isolated: Isolated) -> None:
+    text = "line ☃\n" * 400_000
+    assert isolated.read(Format("", ".plain:read_plain"), text.encode()).text == text
+
+
+# Formats by name
+
+
+@pytest.mark.parametrize(
+    ("name", "media"),
+    [
+        ("a.txt", "text"),
+        ("A.MD", "markdown"),
+        ("x.tar.rst", "rst"),
+        ("x.HTM", "html"),
+        ("m.py", "code:python"),
+        ("README", "text"),
+        ("Makefile", "code:make"),
+        ("x.jsonl", "jsonl"),
+        ("x.png", None),
+        ("x", None),
+    ],
+)
+def test_the_format_follows_from_the_name(name: str, media: str | None) -> None:
+    found = format_of(Path(name))
+    assert (found.media if found else None) == media
