@@ -16,6 +16,8 @@ from .program import Program
 
 _EXIT_CODES = "Exit codes: " + "; ".join(f"{int(code)} {text}" for code, text in MEANING.items()) + "."
 
+HELP_NAMES = ["-h", "--help"]
+
 app = typer.Typer(
     name="decant",
     cls=Program,
@@ -24,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     invoke_without_command=True,
     epilog=_EXIT_CODES,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": HELP_NAMES, "max_content_width": 100},
 )
 for _module in (index, search, embed, info, convert, verify, evaluate):
     app.command(_module.NAME, short_help=_module.SHORT_HELP)(_module.command)

@@ -13,6 +13,7 @@ from .exit_codes import ExitCode
 from .loading import load_encoder, waiting
 from .options import Debug, Device, Json
 from .output import print_json, say
+from .problem import require_new
 from .verify import print_measurements
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def command(
     pooling, vectors of length 1. Every invariant is measured first; a model that breaks one is not saved. The folder
     loads in Decant and in sentence-transformers. Weights keep their number format.
     """
+    require_new(out)
     prompts = {k: v for k, v in (("query", query_prompt), ("document", document_prompt)) if v is not None}
     changes: dict[str, Any] = {
         "attention": attention and attention.value,

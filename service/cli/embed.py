@@ -40,7 +40,7 @@ class InputFormat(StrEnum):
 
 def command(
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE...]", help="Texts, a line each, or .jsonl; - is stdin.")
+        list[str] | None, typer.Argument(metavar="FILE", help="Texts, a line each, or .jsonl; - is stdin.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="A .parquet, .npy or .jsonl. Default: stdout.")

@@ -10,6 +10,7 @@ import typer
 from .loading import load_encoder
 from .options import Debug, Device, DtypeOption, Json, Mode, Model
 from .output import print_json, results, table
+from .problem import require_paths
 from .progress import progress_bar
 
 NAME = "eval"
@@ -22,8 +23,8 @@ def command(
     ],
     model: Model = None,
     modes: Annotated[
-        list[Mode] | None, typer.Option("--mode", help="A way to search; repeatable. Default: all of them.")
-    ] = None,
+        str, typer.Option("--modes", metavar="LIST", help="Ways to search, with commas between.")
+    ] = ",".join(Mode),
     split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
     store: Annotated[
         Path | None, typer.Option("--store", metavar="DIR", help="Keep the index here. Default: a temporary folder.")
@@ -40,6 +41,8 @@ def command(
 
     A document longer than a passage is cut, and scores as its best passage. With --json: one key per mode.
     """
+    chosen = _modes(modes)
+    require_paths([beir])
     encoder = load_encoder(model, device, dtype, debug=debug)
     from ...index.evaluate import evaluate
 
@@ -47,11 +50,11 @@ def command(
         measured = evaluate(
             beir,
             encoder,
-            modes=[mode.value for mode in modes or list(Mode)],
+            modes=chosen,
             split=split,
             store_dir=store,
             run_dir=run_dir,
-            progress=advance,
+            progress=lambda now: advance(now.done, now.total or None, f"{now.stage} {now.done:,}"),
         )
     if as_json:
         print_json(measured)
@@ -61,3 +64,12 @@ def command(
     for mode, values in measured.items():
         grid.add_row(mode, *(f"{values[name]:.4f}" for name in names))
     results().print(grid)
+
+
+def _modes(text: str) -> list[str]:
+    chosen = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = sorted(set(chosen) - set(Mode))
+    if unknown or not chosen:
+        known = ", ".join(Mode)
+        raise typer.BadParameter(f"{', '.join(unknown) or 'nothing'}: choose from {known}", param_hint="--modes")
+    return chosen

@@ -13,6 +13,7 @@ from .exit_codes import ExitCode
 from .loading import load_encoder, name_of
 from .options import DEFAULT_STORE, Debug, Device, Dtype, DtypeOption, Json, Model, Store
 from .output import print_json, results, say, table
+from .problem import require_paths
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
 
 NAME = "index"
 SHORT_HELP = "Read files and folders into an index that can be searched."
+# The same as index.chunking.DEFAULT_CHUNK_TOKENS, which cannot be imported without torch.
+CHUNK_TOKENS = 256
 
 
 def command(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders and files to index.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Folders and files to index.")],
     store: Store = DEFAULT_STORE,
     model: Model = None,
-    chunk_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of one passage.")] = 256,
+    chunk_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of one passage.")] = CHUNK_TOKENS,
     overlap: Annotated[int, typer.Option(min=0, help="Tokens a passage may repeat from the one before.")] = 0,
     device: Device = None,
     dtype: DtypeOption = None,
@@ -39,6 +42,7 @@ def command(
     again whenever you like: only what changed is encoded, what vanished is removed. If it is interrupted, the next
     run goes on from there. A file that cannot be read is reported and the others are indexed all the same.
     """
+    require_paths(paths)
     report, seconds = _index(paths, store, model, chunk_tokens, overlap, device, dtype, debug=debug)
     if as_json:
         print_json({"store": str(store), "seconds": round(seconds, 3), **_as_json(report)})

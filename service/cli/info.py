@@ -8,6 +8,7 @@ from rich.text import Text
 
 from .options import DEFAULT_STORE, Debug, Json, Store
 from .output import print_json, results, table
+from .problem import require_store
 
 NAME = "info"
 SHORT_HELP = "Show what an index holds and which model made it."
@@ -16,6 +17,7 @@ SHORT_HELP = "Show what an index holds and which model made it."
 def command(store: Store = DEFAULT_STORE, as_json: Json = False, debug: Debug = False) -> None:
     """Show what an index holds and which model made it. Loads no model and changes nothing."""
     del debug
+    require_store(store)
     from ...index.store import Store as IndexStore
 
     with IndexStore.open(store, read_only=True) as opened:

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from .exit_codes import ExitCode
 from .output import PipeClosed, drop_output, errors, say_error
+from .problem import Problem
 from .quiet import quiet_libraries
 
 
@@ -45,6 +46,9 @@ def _report(error: Exception, debug: bool) -> ExitCode:
         return ExitCode.PIPE_CLOSED
     if debug:
         traceback.print_exception(error)
+    if isinstance(error, Problem):
+        say_error(_one_line(error.message))
+        return ExitCode.ERROR
     if isinstance(error, typer.TyperException):
         say_error(f"{_one_line(error.format_message())} (see --help)")
         return ExitCode(error.exit_code)

@@ -12,6 +12,7 @@ from rich.text import Text
 from .loading import load_encoder, waiting
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Mode, Model, Store
 from .output import print_json, results, say
+from .problem import Problem, require_store
 from .snippet import Snippet, snippet_of
 
 if TYPE_CHECKING:
@@ -47,15 +48,14 @@ def command(
     that matters most. Scores are cosines (dense), BM25 (lexical) or sums of reciprocal ranks (hybrid); they compare
     results of one search, not of two.
     """
-    from ...index.errors import StoreNotFound
+    require_store(store)
+    if not query.strip():
+        raise Problem("the query is empty: say what to look for")
+    encoder = load_encoder(model, device, dtype, debug=debug)
+    from ...index.searcher import Searcher
     from ...index.store import Store as IndexStore
 
-    if not store.is_dir():
-        raise StoreNotFound(f"there is no store at {store}: make one with decant index PATH --store {store}")
-    encoder = load_encoder(model, device, dtype, debug=debug)
     with waiting("searching"), IndexStore.open(store, encoder=encoder, read_only=True) as opened:
-        from ...index.searcher import Searcher
-
         searcher = Searcher(opened, encoder)
         began = time.perf_counter()
         hits = searcher.search(query, mode=mode.value, k=k, filter=where, exact=exact)
@@ -82,7 +82,7 @@ def _as_json(query: str, mode: Mode, hits: list[Hit], milliseconds: float, misse
         "query": query,
         "mode": mode.value,
         "milliseconds": round(milliseconds, 1),
-        **({} if missed is None else {"missed_by_fast_search": missed}),
+        **({} if missed is None else {"recall_of_fast_search": 1 - missed / max(len(hits), 1)}),
         "hits": [
             {
                 "rank": rank,

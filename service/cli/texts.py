@@ -39,7 +39,7 @@ def read_items(sources: Sequence[str], field: str, *, jsonl: bool | None) -> Ite
         as_json = source.endswith(".jsonl") if jsonl is None else jsonl
         with _opened(source) as stream:
             for number, line in enumerate(_lines(stream, source), start=1):
-                place = f"{'standard input' if source == STDIN else source}, line {number}"
+                place = f"{_called(source)}, line {number}"
                 item = _from_json(line, field, place, number) if as_json else Item(str(number), line)
                 if not item.text.strip():
                     raise InputError(f"{place} holds no text: remove it, so that every vector has its text")
@@ -54,7 +54,7 @@ def _opened(source: str) -> Generator[BinaryIO]:
     try:
         stream = Path(source).open("rb")
     except OSError as error:
-        raise InputError(f"cannot read {source}: {(error.strerror or str(error)).lower()}") from error
+        raise InputError(f"cannot read {_called(source)}: {(error.strerror or str(error)).lower()}") from error
     with stream:
         yield stream
 
@@ -63,15 +63,19 @@ def _lines(stream: Iterable[bytes], source: str) -> Iterator[str]:
     try:
         for number, raw in enumerate(stream, start=1):
             if b"\0" in raw:
-                raise InputError(f"{source}, line {number} is binary: give text, one per line, or .jsonl")
+                raise InputError(f"{_called(source)}, line {number} is binary: give text, one per line, or .jsonl")
             try:
                 yield raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 raise InputError(
-                    f"{source}, line {number} is not UTF-8 (byte {error.start} of it): convert the file first"
+                    f"{_called(source)}, line {number} is not UTF-8 (byte {error.start} of it): convert the file first"
                 ) from error
     except OSError as error:
-        raise InputError(f"cannot read {source}: {(error.strerror or str(error)).lower()}") from error
+        raise InputError(f"cannot read {_called(source)}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _called(source: str) -> str:
+    return "standard input" if source == STDIN else source
 
 
 def _from_json(line: str, field: str, place: str, number: int) -> Item:

@@ -24,9 +24,7 @@ SHORT_HELP = "Measure every invariant of a model, and say whether its vectors ca
 def command(
     model: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[MODEL]", envvar="DECANT_MODEL", help="Model folder or hub name. Default: decant-mini."
-        ),
+        typer.Argument(metavar="MODEL", envvar="DECANT_MODEL", help="Model folder or hub name. Default: decant-mini."),
     ] = None,
     device: Device = None,
     dtype: DtypeOption = None,

@@ -1,0 +1,105 @@
+"""The main path: index a folder, search it, look at the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from decant.index.chunking import DEFAULT_CHUNK_TOKENS
+from decant.service.cli import index
+
+
+def test_a_folder_is_indexed_and_found(decant, docs):
+    report = decant("index", docs, "--json")
+    assert report.code == 0
+    assert (report.json["added"], report.json["chunks"], report.json["failed"]) == (3, 3, [])
+    found = decant("search", "committee budget", "--mode", "lexical", "--json")
+    assert found.code == 0
+    hit = found.json["hits"][0]
+    assert Path(hit["path"]) == docs / "budget.txt"
+    assert (docs / "budget.txt").read_text("utf-8")[hit["start_char"] : hit["end_char"]] == hit["text"]
+
+
+@pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
+def test_each_mode_gives_ranked_results(decant, docs, mode):
+    decant("index", docs)
+    hits = decant("search", "rivers", "--mode", mode, "-k", "3", "--json").json["hits"]
+    scores = [hit["score"] for hit in hits]
+    assert hits
+    assert scores == sorted(scores, reverse=True)
+    assert [hit["rank"] for hit in hits] == list(range(1, len(hits) + 1))
+
+
+def test_people_get_file_range_score_and_snippet(decant, docs):
+    decant("index", "docs")
+    found = decant("search", "mountains", "--mode", "lexical")
+    heading, title, snippet, *_ = found.out.splitlines()
+    assert heading.split()[:2] == ["1", "docs/rivers.md:0-59"]
+    assert float(heading.split()[2]) > 0
+    assert title.strip() == "Rivers"
+    assert snippet.strip() == "# Rivers Rivers carry water from the mountains to the sea."
+
+
+def test_output_for_people_fits_80_columns(decant, docs, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    (docs / "long.txt").write_text("A sentence about mountains, of some length and no end. " * 6, "utf-8")
+    decant("index", docs)
+    for command in (("search", "mountains"), ("info",), ("index", docs)):
+        out = decant(*command).out
+        assert out
+        assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
+
+
+def test_indexing_again_does_nothing(decant, docs):
+    decant("index", docs)
+    again = decant("index", docs, "--json").json
+    assert (again["added"], again["changed"], again["unchanged"], again["removed"]) == (0, 0, 3, 0)
+    assert again["chunks"] == 0
+
+
+def test_what_changed_is_replaced_and_what_vanished_removed(decant, docs):
+    decant("index", docs)
+    (docs / "budget.txt").write_text("Nothing but volcanoes.", "utf-8")
+    (docs / "rivers.md").unlink()
+    report = decant("index", docs, "--json").json
+    assert (report["changed"], report["removed"], report["unchanged"]) == (1, 1, 1)
+    assert decant("search", "budget", "--mode", "lexical", "--json").json["hits"] == []
+
+
+def test_a_filter_narrows_the_search(decant, docs):
+    decant("index", docs)
+    hits = decant("search", "water", "--mode", "dense", "--filter", "path LIKE '%.py'", "--json").json["hits"]
+    assert [Path(hit["path"]).name for hit in hits] == ["add.py"]
+
+
+def test_exact_reports_recall(decant, docs):
+    decant("index", docs)
+    assert decant("search", "water", "--exact", "--json").json["recall_of_fast_search"] == 1.0
+    assert "misses 0 of these 3" in decant("search", "water", "--exact").err
+
+
+def test_nothing_found_is_said_and_is_no_error(decant, docs):
+    decant("index", docs)
+    found = decant("search", "zzzzz", "--mode", "lexical")
+    assert (found.code, found.out) == (0, "")
+    assert "nothing found" in found.err
+
+
+def test_info_describes_the_store(decant, docs, tiny_model):
+    decant("index", docs)
+    facts = decant("info", "--json").json
+    assert (facts["documents"], facts["chunks"], facts["model"]) == (3, 3, tiny_model.name)
+
+
+def test_the_store_can_be_elsewhere(decant, docs, tmp_path, monkeypatch):
+    decant("index", docs, "--store", tmp_path / "one")
+    monkeypatch.setenv("DECANT_STORE", str(tmp_path / "two"))
+    decant("index", docs / "deep")
+    assert decant("info", "--store", "one", "--json").json["documents"] == 3
+    assert decant("info", "--json").json["documents"] == 1
+    assert not (tmp_path / ".decant").exists()
+
+
+def test_the_default_chunk_size_is_the_librarys(decant):
+    assert index.CHUNK_TOKENS == DEFAULT_CHUNK_TOKENS
