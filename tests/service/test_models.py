@@ -1,0 +1,113 @@
+"""`decant verify`, `convert` and `eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from decant.embedder import Encoder, spec
+from decant.embedder.verify import ALL_CHECKS
+from decant.service.cli.convert import AttentionChoice, PoolingChoice
+
+
+def test_verify_prints_each_invariant_with_its_value(decant):
+    done = decant("verify", "--json")
+    assert done.code == 0
+    assert done.json["passed"] is True
+    assert len(done.json["measurements"]) == len(ALL_CHECKS)
+    shown = decant("verify")
+    assert shown.code == 0
+    assert all(m["name"] in shown.out for m in done.json["measurements"])
+    assert "BROKEN" not in shown.out
+
+
+def test_the_shipped_model_passes(decant, monkeypatch):
+    monkeypatch.delenv("DECANT_MODEL")
+    done = decant("verify", "--json")
+    assert (done.code, done.json["passed"]) == (0, True)
+    assert Path(done.json["model"]).name == "decant-mini"
+
+
+@pytest.fixture
+def broken_invariant(monkeypatch):
+    """A model whose tokens do not see what follows, though its description says they do."""
+    original = Encoder.load.__func__
+
+    def load(cls, *args, **kwargs):
+        encoder = original(cls, *args, **kwargs)
+        encoder.backbone.attention = spec.Attention.CAUSAL
+        return encoder
+
+    monkeypatch.setattr(Encoder, "load", classmethod(load))
+
+
+def test_a_broken_invariant_exits_with_4(decant, broken_invariant):
+    done = decant("verify", "--json")
+    assert done.code == 4
+    assert done.json["passed"] is False
+    assert "future leak" in [m["name"] for m in done.json["measurements"] if not m["passed"]]
+    assert "BROKEN" in decant("verify").out
+
+
+def test_a_model_that_breaks_an_invariant_is_not_saved(decant, tiny_model, tmp_path, broken_invariant):
+    done = decant("convert", tiny_model, "out", "--json")
+    assert (done.code, done.json["passed"], done.json["out"]) == (4, False, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_convert_saves_what_was_asked_for(decant, tiny_model, tmp_path):
+    options = ["--attention", "causal", "--pooling", "last", "--max-tokens", "50", "--query-prompt", "query: "]
+    options += ["--exclude-prompt", "--append-eos", "--dimension", "16", "--dimension", "8"]
+    done = decant("convert", tiny_model, "out", *options)
+    assert done.code == 0
+    assert "saved to out; 32 dimensions, up to 50 tokens" in done.err
+    saved = Encoder.load(tmp_path / "out").spec
+    assert (saved.attention, saved.pooling, saved.max_tokens) == ("causal", "last", 50)
+    assert (saved.prompts["query"], saved.include_prompt, saved.append_eos) == ("query: ", False, True)
+    assert saved.dimensions == (16, 8)
+
+
+def test_convert_refuses_a_folder_in_use(decant, tiny_model, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("keep", "utf-8")
+    done = decant("convert", tiny_model, "out")
+    assert done.code == 1
+    assert "not empty" in done.error
+    assert (tmp_path / "out" / "mine").read_text("utf-8") == "keep"
+
+
+def test_choices_are_those_of_the_spec():
+    assert list(AttentionChoice) == list(spec.Attention)
+    assert list(PoolingChoice) == list(spec.Pooling)
+
+
+@pytest.fixture
+def beir(tmp_path):
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    texts = ["rivers carry water", "the committee met", "a function adds numbers"]
+    corpus = [json.dumps({"_id": f"d{i}", "title": "", "text": text}) for i, text in enumerate(texts)]
+    queries = [json.dumps({"_id": f"q{i}", "text": text.split()[-1]}) for i, text in enumerate(texts)]
+    (folder / "corpus.jsonl").write_text("\n".join(corpus), "utf-8")
+    (folder / "queries.jsonl").write_text("\n".join(queries), "utf-8")
+    rows = [f"q{i}\td{i}\t1" for i in range(3)]
+    (folder / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *rows]), "utf-8")
+    return folder
+
+
+def test_eval_prints_one_object_with_a_key_per_mode(decant, beir):
+    done = decant("eval", beir, "--json")
+    assert done.code == 0
+    assert list(done.json) == ["dense", "lexical", "hybrid"]
+    assert all({"nDCG@10", "AP", "R@100", "RR@10"} <= set(values) for values in done.json.values())
+    assert done.json["lexical"]["nDCG@10"] == 1.0
+
+
+def test_eval_writes_runs_for_the_modes_asked_for(decant, beir, tmp_path):
+    done = decant("eval", beir, "--modes", "lexical", "--run-dir", "runs")
+    assert done.code == 0
+    assert "lexical" in done.out
+    assert "dense" not in done.out
+    assert (tmp_path / "runs" / "lexical.trec").read_text("utf-8").startswith("q0 ")
