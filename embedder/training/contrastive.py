@@ -24,7 +24,8 @@ def convert(model: LlamaForCausalLM, keep_branches: float, branch_std: float, se
     """Makes the decoder bidirectional and nearly silences what its layers write into the residual stream.
 
     What a next-token objective writes there points at the following token and not at the text's meaning; the layers
-    keep their learned queries, keys and features, and the encoder starts from the token table.
+    keep their learned queries, keys and features, and the encoder starts from the token table. The final norm, whose
+    weight fitted logits, goes back to 1.
 
     Args:
         model: converted in place.
@@ -38,6 +39,7 @@ def convert(model: LlamaForCausalLM, keep_branches: float, branch_std: float, se
         for branch in residual_outputs(model):
             noise = torch.randn(branch.weight.shape, generator=generator)
             branch.weight.mul_(keep_branches).add_(noise, alpha=branch_std)
+        model.model.norm.weight.fill_(1.0)
 
 
 def train_contrastive(

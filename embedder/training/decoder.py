@@ -49,7 +49,19 @@ def build_decoder(
         embedding.weight.copy_(torch.from_numpy(table))
         for branch in residual_outputs(model):
             branch.weight.normal_(std=_BRANCH_STD)
+        model.model.norm.weight.fill_(_output_scale(embedding.weight, norm_eps))
     return model
+
+
+def _output_scale(table: Tensor, norm_eps: float) -> float:
+    """The final norm's weight that makes the mean logit of a token for itself 1.
+
+    The head is tied to vectors whose size is their weight in a mean, not fit for logits. The direction of an encoder's
+    vector does not depend on this factor.
+    """
+    mean_squares = table.square().mean(1)
+    own = table.shape[1] * mean_squares * torch.rsqrt(mean_squares + norm_eps)
+    return 1.0 / own.mean().item()
 
 
 def residual_outputs(model: LlamaForCausalLM) -> Iterator[nn.Linear]:

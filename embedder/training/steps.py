@@ -44,7 +44,7 @@ from .tokenizer import MASK, train_tokenizer, training_texts
 log = logging.getLogger(__name__)
 
 TeacherFactory = Callable[[int], Teacher]
-_DEV_DISTRACTORS = 1_000
+_DEV_DISTRACTORS = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Run:
         return json.loads((self._result(step) / "recipe.json").read_text())[key]
 
 
-def encode_with(forward: Callable[[PackedTexts], Tensor], limit: int = 160, texts_a_batch: int = 256) -> Encode:
+def encode_with(forward: Callable[[PackedTexts], Tensor], limit: int = 128, texts_a_batch: int = 256) -> Encode:
     """Makes the development scores' `Encode` of something that turns packed texts into vectors."""
 
     @torch.no_grad()
