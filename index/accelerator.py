@@ -150,7 +150,7 @@ def load(root: Path, fingerprint: str, dimension: int) -> Accelerator | None:
 
 
 def _graph_width(k: int, share: float) -> int:
-    """faiss's efSearch: a graph walk that keeps only a share of what it meets must meet that much more."""
+    """The efSearch of faiss: a graph walk that keeps only a share of what it meets must meet that much more."""
     return math.ceil(max(GRAPH_SEARCH_EF, 2 * k) / share)
 
 

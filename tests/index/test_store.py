@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from decant.index import Chunk, Document, IndexedDocument, Store
+from decant.index import Chunk, Document, Store
 from decant.index.errors import BatchError, StoreReadOnly
 from decant.index.testing import HashEncoder, indexed
 
