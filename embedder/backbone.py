@@ -11,11 +11,12 @@ from typing import Any, Literal, cast
 import torch
 from huggingface_hub import errors as hub_errors
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from ..kernels.attention import ATTENTION_NAME, PackedLayout, register
 from .errors import ModelError, UnsupportedModelError
-from .families import NOT_BIDIRECTIONAL, NOT_PACKED, POSITION_OFFSET
+from .families import NEEDS_PADDING, NOT_BIDIRECTIONAL, NOT_PACKED, POSITIONS_FROM_PADDING, WINDOW_ONE_WIDER
 from .spec import Attention
 
 log = logging.getLogger(__name__)
@@ -36,8 +37,12 @@ class Backbone:
         """Wrap a loaded model whose config already says what `attention` it has."""
         self.model = model.eval().requires_grad_(False)
         self.attention = attention
-        self.engine: Engine = "equal-length" if model_type(model.config) in NOT_PACKED else "packed"
-        self._position_offset = POSITION_OFFSET.get(model_type(model.config), 0)
+        family = model_type(model.config)
+        self.engine: Engine = "equal-length" if family in NOT_PACKED else "packed"
+        self._padding = 1 if family in NEEDS_PADDING else 0
+        if family in WINDOW_ONE_WIDER:
+            _narrow_windows(model)
+        self._first_position = _first_position(self.config)
 
     @classmethod
     def load(cls, folder: Path, attention: Attention, *, device: torch.device, dtype: torch.dtype | None) -> Backbone:
@@ -57,7 +62,6 @@ class Backbone:
         packed = family not in NOT_PACKED
         if not packed:
             log.info("%s runs on equal-length batches: %s", family, NOT_PACKED[family])
-        options: dict[str, Any] = {"attn_implementation": register()} if packed else {}
         try:
             model, report = AutoModel.from_pretrained(
                 folder,
@@ -65,8 +69,13 @@ class Backbone:
                 dtype="auto" if dtype is None else dtype,
                 local_files_only=True,
                 output_loading_info=True,
-                **options,
+                # Not SDPA: some families do not tell it that they are bidirectional and get causal attention.
+                attn_implementation=register() if packed else "eager",
             )
+        except KeyError as error:
+            raise UnsupportedModelError(
+                f"{family} does not run on packed batches ({error}): choose another model"
+            ) from error
         except (OSError, ValueError, RuntimeError, hub_errors.HFValidationError) as error:
             raise ModelError(f"cannot load the weights in {folder}: {str(error).splitlines()[0]}") from error
         absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
@@ -119,7 +128,7 @@ class Backbone:
         """Compute the last hidden states, (total_tokens, H), of a packed batch, (total_tokens,) int64."""
         if self.engine == "equal-length":
             return self._by_runs(input_ids, layout)
-        positions = layout.position_ids() + self._position_offset
+        positions = layout.position_ids() + self._first_position
         output = self.model(input_ids=input_ids[None], position_ids=positions[None], use_cache=False, packed=layout)
         return output.last_hidden_state[0]
 
@@ -127,8 +136,11 @@ class Backbone:
         parts: list[Tensor] = []
         for start, count, length in layout.runs:
             ids = input_ids[start : start + count * length].view(count, length)
-            output = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-            parts.append(output.last_hidden_state.flatten(0, 1))
+            mask = torch.ones_like(ids)
+            if self._padding:
+                ids, mask = (functional.pad(x, (0, self._padding)) for x in (ids, mask))
+            output = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+            parts.append(output.last_hidden_state[:, :length].flatten(0, 1))
         return torch.cat(parts)
 
     @contextmanager
@@ -163,6 +175,19 @@ def load_config(folder: Path) -> PretrainedConfig:
 def model_type(config: PretrainedConfig) -> str:
     """Name of the text decoder's architecture, as transformers registers it."""
     return str(config.get_text_config().model_type)
+
+
+def _first_position(config: PretrainedConfig) -> int:
+    if model_type(config) not in POSITIONS_FROM_PADDING:
+        return 0
+    padding = config.pad_token_id
+    return (padding if isinstance(padding, int) else 1) + 1
+
+
+def _narrow_windows(model: PreTrainedModel) -> None:
+    for module in model.modules():
+        if isinstance(window := getattr(module, "sliding_window", None), int):
+            module.sliding_window = window - 1  # type: ignore[assignment]
 
 
 def set_attention(config: PretrainedConfig, attention: Attention) -> None:

@@ -31,6 +31,15 @@ NOT_BIDIRECTIONAL: dict[str, str] = {
     "zamba2": PARTLY_CAUSAL,
     "granitemoehybrid": PARTLY_CAUSAL,
     "nemotron_h": PARTLY_CAUSAL,
+    "olmo_hybrid": PARTLY_CAUSAL,
+    "qwen3_5_moe_text": PARTLY_CAUSAL,
+    "qwen4_exp_text": PARTLY_CAUSAL,
+    "kimi_linear": PARTLY_CAUSAL,
+    "lfm2_moe": PARTLY_CAUSAL,
+    "lfm3": PARTLY_CAUSAL,
+    "bailing_hybrid": PARTLY_CAUSAL,
+    "zaya": PARTLY_CAUSAL,
+    "xlstm": CAUSAL_BY_CONSTRUCTION,
 }
 
 # Families whose forward cannot take a packed batch, and why. They run on batches of equally long texts instead, with
@@ -40,12 +49,21 @@ NOT_PACKED: dict[str, str] = {
     "mpt": "ALiBi biases are built outside the attention function",
     "gptj": "its attention does not go through transformers' attention interface",
     "codegen": "its attention does not go through transformers' attention interface",
-    "ctrl": "its attention does not go through transformers' attention interface",
     "xglm": "its attention does not go through transformers' attention interface",
     "gpt_neo": "its attention does not go through transformers' attention interface",
+    "falcon": "its attention does not go through transformers' attention interface",
+    "gpt_neox_japanese": "its attention does not go through transformers' attention interface",
+    "openai-gpt": "its attention does not go through transformers' attention interface",
+    "rembert": "its attention does not go through transformers' attention interface",
+    "roformer": "its attention does not go through transformers' attention interface",
+    "doge": "its attention builds a mask of its own",
+    "phimoe": "it has a sliding window and does not tell attention of it",
+    "deepseek_v32": "its indexer needs a mask",
+    "glm_moe_dsa": "its indexer needs a mask",
+    "axk2": "its indexer needs a mask",
+    "hy_v4": "its indexer needs a mask",
     "stablelm": "its layers do not pass keyword arguments on to attention",
     "nemotron": "its layers do not pass keyword arguments on to attention",
-    "modernbert-decoder": "it adds its own mask to the window's",
     "llama4_text": "its chunked layers need a mask of their own",
     **{
         family: "its recurrent layers would run across the texts of a packed batch"
@@ -54,5 +72,14 @@ NOT_PACKED: dict[str, str] = {
     },
 }
 
-# Families whose learned positions do not start at 0: RoBERTa counts from the padding index + 1.
-POSITION_OFFSET: dict[str, int] = dict.fromkeys(("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"), 2)
+# Families whose own attention crashes on the mask that transformers leaves out where nothing is hidden: run by it,
+# their texts get one padding token, which nobody sees.
+NEEDS_PADDING: frozenset[str] = frozenset(("mpt", "modernbert-decoder"))
+
+# Families that hand attention a bidirectional window one wider than their mask's, for flash-attention takes one off.
+WINDOW_ONE_WIDER: frozenset[str] = frozenset(("modernbert",))
+
+# Families whose learned positions do not start at 0 but behind the index of the padding token.
+POSITIONS_FROM_PADDING: frozenset[str] = frozenset(
+    ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "roberta-prelayernorm")
+)

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .errors import InputError, VerificationError
+from .backbone import model_type
+from .errors import DecantError, InputError, UnsupportedModelError, VerificationError
 from .spec import Attention, PromptSpan
 from .tokenization import TokenizedTexts
 
@@ -82,7 +83,17 @@ def verify_encoder(encoder: Encoder) -> list[Measurement]:
 def _run(encoder: Encoder, checks: tuple[Check, ...], *, stop: bool) -> list[Measurement]:
     results: list[Measurement] = []
     for check in checks:
-        result = check(encoder)
+        try:
+            result = check(encoder)
+        except DecantError:
+            raise
+        except Exception as error:
+            # An architecture nobody measured fails inside its own code, with whatever error its authors chose.
+            family = model_type(encoder.backbone.model.config)
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UnsupportedModelError(
+                f"{family} does not run on packed batches ({why}): choose another model"
+            ) from error
         results.append(result)
         if stop and not result.passed:
             raise VerificationError(
