@@ -1,0 +1,1 @@
+"""The HTTP doors: OpenAI-shaped and TEI-shaped routes, search, metrics; one FastAPI application."""
