@@ -91,10 +91,19 @@ class Searcher:
         k: int = 10,
         filter: str | None = None,
         exact: bool = False,
+        vectors: NDArray[np.float32] | None = None,
     ) -> list[list[Hit]]:
-        """`search` for many queries, encoded together; results in the order of the queries."""
+        """`search` for many queries, encoded together; results in the order of the queries.
+
+        `vectors`, (Q, D), are the queries' own where the caller has encoded them already.
+        """
         _check(queries, mode, k)
-        vectors = None if mode == "lexical" or not queries else self._encode(queries)
+        if mode == "lexical" or not queries:
+            vectors = None
+        elif vectors is None:
+            vectors = self._encode(queries)
+        else:
+            self._check_vectors(vectors)
 
         def run(snapshot: Snapshot) -> list[list[Hit]]:
             return _hits(snapshot, self._find(snapshot, queries, vectors, mode, k, filter, exact))
