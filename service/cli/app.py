@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from . import convert, embed, evaluate, index, info, search, verify
+from . import ask, convert, embed, evaluate, index, info, search, verify
 from .exit_codes import MEANING, ExitCode
 from .program import Program
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     epilog=_EXIT_CODES,
     context_settings={"help_option_names": HELP_NAMES, "max_content_width": 100},
 )
-for _module in (index, search, embed, info, convert, verify, evaluate):
+for _module in (index, search, ask, embed, info, convert, verify, evaluate):
     app.command(_module.NAME, short_help=_module.SHORT_HELP)(_module.command)
 
 

@@ -1,0 +1,121 @@
+"""Evidence: the sentences of retrieved passages that answer a question, verbatim, each with a strength.
+
+A model's cosines mean little by themselves: one model's strangers score 0.1, another's 0.7. So a sentence is scored
+by how many standard deviations its cosine lies above what the store's own passages score for this question, plus the
+share of the question's words it holds. Selection of verbatim sentences follows Refiner (arXiv 2406.11357), which trains
+a model to copy them; here they are chosen, so they cannot be altered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..index.documents import Hit
+from ..index.encoder import Encoder
+from ..index.store import Store
+from .sentences import Sentence, split_sentences
+
+# Passages of the store that say what an unrelated passage scores.
+BACKGROUND_PASSAGES = 512
+# Keeps a store of a few alike passages from making everything look extraordinary.
+MIN_SPREAD = 0.05
+_WORD = re.compile(r"\w+")
+# Words that carry a question's form and not its matter.
+_FORM = frozenset(
+    "a an and are as at be been by can could did do does for from had has have how i if in into is it its me my of on "
+    "or our should tell that the their them there these they this those to was we were what when where which who whom "
+    "whose why will with would you your".split()
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One sentence of one passage, and how strongly it speaks to the question."""
+
+    hit: Hit
+    sentence: Sentence
+    score: float
+
+    @property
+    def start_char(self) -> int:
+        """Where it begins in its document."""
+        return self.hit.chunk.start_char + self.sentence.start_char
+
+    @property
+    def end_char(self) -> int:
+        """Where it ends in its document."""
+        return self.hit.chunk.start_char + self.sentence.end_char
+
+
+@dataclass(frozen=True)
+class Background:
+    """What the store's passages score for a question that has nothing to do with them: mean and standard deviation."""
+
+    mean: float
+    spread: float
+
+
+def background(store: Store, question: NDArray[np.float32]) -> Background:
+    """Measure a question's cosines, (D,) unit vector, with a fixed sample of the store's passages."""
+    snapshot = store.snapshot()
+    count = min(BACKGROUND_PASSAGES, len(snapshot))
+    positions = np.sort(np.random.default_rng(0).choice(len(snapshot), count, replace=False))
+    vectors = np.stack(snapshot.take(positions, ["vector"])["vector"].to_numpy(zero_copy_only=False))
+    cosines = _unit(vectors.astype(np.float32)) @ question
+    return Background(float(cosines.mean()), max(float(cosines.std()), MIN_SPREAD))
+
+
+def find_evidence(
+    question: str, hits: Sequence[Hit], store: Store, encoder: Encoder, *, word_weight: float
+) -> list[Evidence]:
+    """Return every sentence of the passages with its strength, strongest first, ties in the order of the hits.
+
+    Args:
+        question: as asked.
+        hits: retrieved passages.
+        store: where they come from.
+        encoder: the store's encoder.
+        word_weight: standard deviations that holding all of the question's words is worth.
+    """
+    places = [(hit, sentence) for hit in hits for sentence in split_sentences(hit.chunk.text)]
+    if not places:
+        return []
+    asked = _dense(encoder, [question], "query")[0]
+    usual = background(store, asked)
+    cosines = _dense(encoder, [sentence.text for _, sentence in places], "document") @ asked
+    wanted = content_words(question)
+    found = [
+        Evidence(
+            hit,
+            sentence,
+            (float(cosine) - usual.mean) / usual.spread + word_weight * overlap(wanted, sentence.text),
+        )
+        for (hit, sentence), cosine in zip(places, cosines, strict=True)
+    ]
+    return sorted(found, key=lambda evidence: -evidence.score)
+
+
+def content_words(text: str) -> frozenset[str]:
+    """Words of a question that carry its matter, lower-cased; all of them where none does."""
+    words = frozenset(_WORD.findall(text.lower()))
+    return words - _FORM or words
+
+
+def overlap(wanted: frozenset[str], text: str) -> float:
+    """Share of the wanted words that the text holds."""
+    return len(wanted & set(_WORD.findall(text.lower()))) / len(wanted) if wanted else 0.0
+
+
+def _dense(encoder: Encoder, texts: list[str], kind: str) -> NDArray[np.float32]:
+    dense = encoder.encode(texts, kind=kind).dense
+    assert dense is not None
+    return _unit(dense)
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
