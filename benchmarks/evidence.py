@@ -72,7 +72,7 @@ def main() -> int:
         asked = answerable + unanswerable
         found = searcher.search_many([row["query"] for row in asked], mode=rules.mode, k=rules.passages)
         retrieved = np.mean(
-            [any(row["positive"] == h.chunk.text for h in hits) for row, hits in zip(answerable, found)]
+            [any(row["positive"] == h.chunk.text for h in hits) for row, hits in zip(answerable, found, strict=False)]
         )
         print(
             f"{len(texts)} paragraphs, {len(asked)} questions, paragraph among {rules.passages} found: {retrieved:.3f}"
