@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .generations import MANIFEST, Manifest, UnusableGeneration, publish, read_manifest, verified
 from .snapshot import Snapshot
-from .topk import normalized
+from .topk import normalize
 
 # Below this many chunks exact search of one query takes a few milliseconds and an accelerator is not worth building.
 ACCELERATE_FROM = 50_000
@@ -107,7 +107,8 @@ def build(root: Path, snapshot: Snapshot, fingerprint: str, kind: str) -> Manife
         fingerprint: of the encoder that made them.
         kind: `hnsw` or `ivf`.
     """
-    vectors = normalized(snapshot.vectors(np.arange(len(snapshot))))
+    vectors = snapshot.vectors(np.arange(len(snapshot)))
+    normalize(vectors)
     index = _inverted(vectors) if kind == "ivf" else _graph(vectors)
 
     def write(folder: Path) -> None:

@@ -13,21 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .accelerator import Accelerator
+from .pool import VectorPool
 from .snapshot import Snapshot
-from .topk import Ranked, candidates, exact_scores, normalized, ranked
-
-
-@dataclass(frozen=True)
-class DensePool:
-    """Vectors that are not in the accelerator.
-
-    Attributes:
-        matrix: (M, D) unit rows; M may exceed the rows a snapshot uses.
-        keys: (M,) what the rows are.
-    """
-
-    matrix: NDArray[np.float32]
-    keys: NDArray[np.int64]
+from .topk import Ranked, candidates, exact_scores, normalize, ranked
 
 
 @dataclass(frozen=True)
@@ -41,7 +29,7 @@ class DenseView:
     """
 
     snapshot: Snapshot
-    pool: DensePool
+    pool: VectorPool
     pool_positions: NDArray[np.int64]
     sealed: Accelerator | None
     sealed_positions: NDArray[np.int64]
@@ -81,21 +69,19 @@ class DenseView:
         return self.sealed.search(queries, k, allowed)
 
 
-def view_of(snapshot: Snapshot, sealed: Accelerator | None, previous: DensePool | None) -> DenseView:
+def view_of(snapshot: Snapshot, sealed: Accelerator | None, previous: VectorPool | None) -> DenseView:
     """Prepare a snapshot for searching; vectors in `previous` are not read again."""
     dimension = snapshot.dimension
     sealed_keys = np.zeros(0, np.int64) if sealed is None else sealed.keys
-    in_sealed = np.isin(snapshot.keys, sealed_keys)
-    pool = previous or DensePool(np.zeros((0, dimension), np.float32), np.zeros(0, np.int64))
-    wanted = np.flatnonzero(~in_sealed)
+    pool = previous or VectorPool.empty(dimension)
+    wanted = np.flatnonzero(~np.isin(snapshot.keys, sealed_keys))
     missing = wanted[~np.isin(snapshot.keys[wanted], pool.keys)]
-    alive = len(wanted) - len(missing)
-    if len(missing) or 2 * alive < len(pool.keys):
-        keep = np.isin(pool.keys, snapshot.keys[wanted])
-        fresh = normalized(snapshot.vectors(missing))
-        pool = DensePool(
-            np.concatenate([pool.matrix[keep], fresh]), np.concatenate([pool.keys[keep], snapshot.keys[missing]])
-        )
+    if 2 * (len(wanted) - len(missing)) < len(pool):
+        pool, missing = VectorPool.empty(dimension), wanted
+    if len(missing):
+        fresh = snapshot.vectors(missing)
+        normalize(fresh)
+        pool = pool.extended(snapshot.keys[missing], fresh)
     return DenseView(snapshot, pool, _places(snapshot, pool.keys), sealed, _places(snapshot, sealed_keys))
 
 

@@ -68,10 +68,13 @@ class Snapshot:
         return pa.concat_tables(parts).take(inverse)
 
     def vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The stored vectors at `positions`: (len(positions), D) float32, a copy."""
+        """The stored vectors at `positions`: (len(positions), D) float32, the caller's own."""
+        if np.array_equal(positions, np.arange(len(self))):
+            return self._all_vectors()
         if 2 * len(positions) > len(self):
             return self._all_vectors()[positions]
-        return _matrix(self.take(positions, ["vector"])["vector"])
+        rows = self.take(positions, ["vector"])["vector"]
+        return np.concatenate([np.zeros((0, self.dimension), np.float32), *map(_matrix, rows.chunks)])
 
     def mask(self, source: str) -> NDArray[np.bool_]:
         """Which rows pass a filter: (N,) bool.
@@ -132,10 +135,17 @@ class Snapshot:
         return rows.drop_columns(["_rowid"]).take(places)
 
     def _all_vectors(self) -> NDArray[np.float32]:
-        rows = self.scan(["vector"])
-        matrix = _matrix(rows["vector"])
-        row_ids = rows["_rowid"].to_numpy()
-        return matrix if np.array_equal(row_ids, self._row_ids) else matrix[np.argsort(self.positions(row_ids))]
+        """Every vector, read in batches so that they are never in memory twice."""
+        matrix = np.empty((len(self), self.dimension), np.float32)
+        filled = 0
+        with lance_errors(self._root):
+            search = self._table.search().with_row_id(True).select(["_rowid", "vector"]).limit(None)
+            for batch in search.to_batches():
+                matrix[self.positions(batch["_rowid"].to_numpy())] = _matrix(batch["vector"])
+                filled += batch.num_rows
+        if filled != len(self):
+            raise StoreDamaged(f"the store at {self._root} gave {filled:,} of {len(self):,} vectors: restore a backup")
+        return matrix
 
     def _exists(self, sql: str) -> bool:
         with lance_errors(self._root):
@@ -184,8 +194,6 @@ def _match(query: str) -> MatchQuery:
     return cast(Any, MatchQuery)(query, "text")
 
 
-def _matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    """A vector column as one (N, D) float32 array of its own."""
-    width = column.type.list_size
-    parts = [np.asarray(part.flatten()).reshape(-1, width) for part in column.chunks]
-    return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
+def _matrix(column: Any) -> NDArray[np.float32]:
+    """A fixed-size-list array as (n, D) float32; no copy."""
+    return np.asarray(column.flatten()).reshape(-1, column.type.list_size)

@@ -115,8 +115,9 @@ class Store:
     def documents(self) -> Mapping[str, DocumentState]:
         """Every indexed document by doc_id."""
         columns = ["doc_id", "content_hash", "path", "title", "media", "n_chunks"]
-        rows = self.snapshot().scan(columns, "ordinal = 0").select(columns).to_pylist()
-        return {row["doc_id"]: DocumentState(**row) for row in rows}
+        rows = self.snapshot().scan(columns, "ordinal = 0")
+        lists = [rows[column].to_pylist() for column in columns]
+        return {values[0]: DocumentState(*values) for values in zip(*lists, strict=True)}
 
     def document(self, doc_id: str) -> Document:
         """A document as it was stored; KeyError if it is not there."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 CANDIDATE_MARGIN = 1e-5
 # Scores held at once, 4 bytes each; larger blocks were no faster.
 BLOCK_SCORES = 8_000_000
+NORMALIZE_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,19 @@ def ranked(positions: NDArray[np.int64], scores: NDArray[np.float32], names: NDA
     return Ranked(positions[order], scores[order])
 
 
+def normalize(vectors: NDArray[np.float32]) -> None:
+    """Bring the rows of (N, D) to unit length in place; a zero row stays zero."""
+    for start in range(0, len(vectors), NORMALIZE_ROWS):
+        rows = vectors[start : start + NORMALIZE_ROWS]
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        np.divide(rows, norms, out=rows, where=norms > 0)
+
+
 def normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of (N, D) at unit length; a zero row stays zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    """A copy of (N, D) as float32 rows of unit length."""
+    copy = np.array(vectors, np.float32)
+    normalize(copy)
+    return copy
 
 
 def candidates(

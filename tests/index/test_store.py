@@ -197,6 +197,19 @@ def test_many_small_writes_stay_small_after_optimize(tmp_path):
         assert len(small.snapshot()) == 80
 
 
+def test_optimize_removes_what_crashes_left_behind(store):
+    store.replace([indexed("a", "one\ntwo\n", ENCODER)])
+    data = store.root / "lance" / "chunks.lance" / "data"
+    orphan = data / ("0" * 56 + ".lance")
+    orphan.write_bytes(next(data.glob("*.lance")).read_bytes())
+    half_built = store.dense_folder / "g-00000001-abandoned"
+    half_built.mkdir(parents=True)
+    digest = store.digest()
+    store.optimize()
+    assert not orphan.exists() and not half_built.exists()
+    assert store.digest() == digest
+
+
 def test_info_says_what_is_there_and_how_it_is_searched(store):
     store.replace([indexed("a", "one\ntwo\n", ENCODER), indexed("b", "three\n", ENCODER)])
     info = store.info()
