@@ -19,7 +19,7 @@ from .schema import IndexedDocument
 from .store import Store
 
 # A batch is what a kill can lose and what a commit costs; both are small beside encoding it.
-BATCH_CHUNKS = 512
+BATCH_CHUNKS = 256
 BATCH_CHARS = 4 << 20
 # Encoded at a stretch: enough for a packer to sort by length, few enough for a progress bar to move.
 ENCODE_CHUNKS = 128
@@ -42,7 +42,7 @@ class Batches:
         batch_chunks: chunks to a batch; a longer document is a batch of its own, never cut in two.
 
     Attributes:
-        on_encoded: called after each stretch of encoding.
+        on_encoded: called after each stretch of encoding with the share of the batch that is done.
         on_stored: called with the ids of each batch once it is durable.
         chunks: encoded so far; tokens: theirs, prompt and special tokens included; truncated: chunks that were cut.
     """
@@ -56,11 +56,16 @@ class Batches:
         batch_chunks: int = BATCH_CHUNKS,
     ) -> None:
         self._store, self._encoder, self._chunker, self._batch_chunks = store, encoder, chunker, batch_chunks
-        self.on_encoded: Callable[[], None] = lambda: None
+        self.on_encoded: Callable[[float], None] = lambda share: None
         self.on_stored: Callable[[list[str]], None] = lambda ids: None
         self._cuts: list[_Cut] = []
         self._waiting_chunks = self._waiting_chars = 0
         self.chunks = self.tokens = self.truncated = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether documents have been taken up and not stored yet."""
+        return bool(self._cuts)
 
     def add(self, document: Document, content_hash: str) -> None:
         """Take up a document with text other than white space; a full batch is stored before this returns."""
@@ -78,9 +83,7 @@ class Batches:
         if not cuts:
             return
         texts = [self._chunker.encoder_text(cut.document.title, chunk) for cut in cuts for chunk in cut.chunks]
-        vectors = np.concatenate(
-            [self._encode(texts[i : i + ENCODE_CHUNKS]) for i in range(0, len(texts), ENCODE_CHUNKS)]
-        )
+        vectors = self._encode(texts)
         ends = np.cumsum([len(cut.chunks) for cut in cuts])[:-1]
         self._store.replace(
             [
@@ -91,14 +94,17 @@ class Batches:
         self.on_stored([cut.document.doc_id for cut in cuts])
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        embeddings = self._encoder.encode(texts, kind="document")
-        if embeddings.dense is None:
-            raise ModelError("this model makes no dense vectors: index with one that does")
-        self.chunks += len(texts)
-        self.tokens += int(embeddings.tokens.sum())
-        self.truncated += int(embeddings.truncated.sum())
-        self.on_encoded()
-        return embeddings.dense
+        parts: list[NDArray[np.float32]] = []
+        for start in range(0, len(texts), ENCODE_CHUNKS):
+            embeddings = self._encoder.encode(part := texts[start : start + ENCODE_CHUNKS], kind="document")
+            if embeddings.dense is None:
+                raise ModelError("this model makes no dense vectors: index with one that does")
+            parts.append(embeddings.dense)
+            self.chunks += len(part)
+            self.tokens += int(embeddings.tokens.sum())
+            self.truncated += int(embeddings.truncated.sum())
+            self.on_encoded((start + len(part)) / len(texts))
+        return np.concatenate(parts)
 
 
 def index_documents(
@@ -131,7 +137,7 @@ def index_documents(
         batches = Batches(store, encoder, chunker)
         batches.on_stored = stored.extend
         if progress is not None:
-            batches.on_encoded = lambda: progress(batches.chunks)
+            batches.on_encoded = lambda share: progress(batches.chunks)
         for document in documents:
             content_hash = _document_hash(document, chunker.settings)
             if document.doc_id not in known or known[document.doc_id].content_hash != content_hash:

@@ -22,7 +22,7 @@ from .walk import Failure, Findings, FoundFile, walk
 
 @dataclass(frozen=True)
 class IndexProgress:
-    """Where a run stands; `bytes_done` of `bytes_total` is the fraction to show."""
+    """Where a run stands; `bytes_done` of `bytes_total`, of what is read and encoded, is the fraction to show."""
 
     files_done: int
     files_total: int
@@ -123,7 +123,7 @@ class _Run:
         self._failed = list(findings.failed.values())
         self._failed_ids = set(findings.failed)
         self._bytes_total = sum(file.size for file in findings.files)
-        self._files_done = self._bytes_done = 0
+        self._files_done = self._bytes_read = self._bytes_stored = 0
         self._path = ""
         self._count: Counter[str] = Counter()
 
@@ -139,7 +139,9 @@ class _Run:
                 self._seen.add(source.doc_id)
                 self._take(file, source)
         self._files_done += 1
-        self._bytes_done += file.size
+        self._bytes_read += file.size
+        if not self._batches.waiting:
+            self._bytes_stored = self._bytes_read
         self._tell()
 
     def finish(self, parts: Sequence[Part]) -> IndexReport:
@@ -188,18 +190,21 @@ class _Run:
         ]
 
     def _count_stored(self, doc_ids: list[str]) -> None:
+        self._bytes_stored = self._bytes_read
         for doc_id in doc_ids:
             self._count["changed" if doc_id in self._known else "added"] += 1
 
-    def _tell(self) -> None:
+    def _tell(self, share: float = 0.0) -> None:
+        """Report; `share` of what is read and not stored yet has been encoded."""
         if self._progress is None:
             return
+        bytes_done = self._bytes_stored + int(share * (self._bytes_read - self._bytes_stored))
         files_total, batches = len(self._findings.files), self._batches
         self._progress(
             IndexProgress(
                 self._files_done,
                 files_total,
-                self._bytes_done,
+                bytes_done,
                 self._bytes_total,
                 batches.chunks,
                 batches.tokens,
