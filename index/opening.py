@@ -72,7 +72,7 @@ def _create(root: Path, encoder: Encoder) -> StoreMeta:
                 shutil.rmtree(root / LANCE, ignore_errors=True)
                 table = lancedb.connect(root / LANCE).create_table(TABLE, schema=table_schema(meta.dimension))
                 create_text_index(table)
-            write_meta(root, meta)
+                write_meta(root, meta)
         return meta
     finally:
         lock.release()

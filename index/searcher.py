@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from . import accelerator
 from .dense import DenseView, view_of
 from .documents import Hit
 from .encoder import Encoder
-from .errors import QueryError, StoreDamaged
+from .errors import QueryError
 from .fusion import RRF_K, ranks_of, reciprocal_rank_fusion
 from .generations import UnusableGeneration
 from .lexical import search_text
@@ -28,7 +27,6 @@ MODES = ("dense", "lexical", "hybrid")
 MAX_RESULTS = 10_000
 # How deep each list is read before fusion: 100, or twice the results wanted if that is more.
 FUSION_DEPTH = 100
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -108,7 +106,7 @@ class Searcher:
         def run(snapshot: Snapshot) -> list[list[Hit]]:
             return _hits(snapshot, self._find(snapshot, queries, vectors, mode, k, filter, exact))
 
-        return self._on_snapshot(run)
+        return self._store.read(run)
 
     def search_vectors(
         self, vectors: NDArray[np.float32], *, k: int = 10, filter: str | None = None, exact: bool = False
@@ -124,7 +122,7 @@ class Searcher:
         def run(snapshot: Snapshot) -> list[list[Hit]]:
             return _hits(snapshot, self._find(snapshot, (), vectors, "dense", k, filter, exact))
 
-        return self._on_snapshot(run)
+        return self._store.read(run)
 
     def view(self, snapshot: Snapshot) -> DenseView:
         """The dense side of a snapshot; vectors already in memory are kept."""
@@ -159,17 +157,6 @@ class Searcher:
             return [Found(row[mode], row) for row in found]
         names = snapshot.chunk_ids
         return [Found(reciprocal_rank_fusion(row, names, k, rrf_k=self._rrf_k), row) for row in found]
-
-    def _on_snapshot(self, run: Callable[[Snapshot], T]) -> T:
-        snapshot = self._store.snapshot()
-        try:
-            return run(snapshot)
-        except StoreDamaged:
-            # A writer's clean-up may have removed this version's files meanwhile; the newest version has its own.
-            newest = self._store.snapshot()
-            if newest is snapshot:
-                raise
-            return run(newest)
 
     def _encode(self, queries: Sequence[str]) -> NDArray[np.float32]:
         vectors = self._encoder.encode(queries, kind="query").dense

@@ -1,7 +1,7 @@
 """A `Snapshot`: one version of a store's table, and everything that is read from it.
 
 A query reads from one snapshot only, so its vectors, texts and filters agree with each other whatever a writer does
-meanwhile. Rows are addressed by position, 0 to N - 1, in the table's order.
+meanwhile. Rows are addressed by position, 0 to N - 1, in the order of their Lance row ids.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Snapshot:
             table.checkout(version)
             rows = self._scan(["key", "chunk_id"])
             self.dimension = int(table.schema.field("vector").type.list_size)
-        self._row_ids = rows["_rowid"].to_numpy()
-        self.keys: NDArray[np.int64] = rows["key"].to_numpy()
-        self.chunk_ids: NDArray[np.bytes_] = np.array(rows["chunk_id"].to_pylist(), dtype="S32")
-        self._by_row_id = np.argsort(self._row_ids, kind="stable")
+        order = np.argsort(rows["_rowid"].to_numpy())
+        self._row_ids = rows["_rowid"].to_numpy()[order]
+        self.keys: NDArray[np.int64] = rows["key"].to_numpy()[order]
+        self.chunk_ids: NDArray[np.bytes_] = np.array(rows["chunk_id"].to_pylist(), dtype="S32")[order]
         self._masks: dict[str, NDArray[np.bool_]] = {}
 
     def __len__(self) -> int:
@@ -56,8 +56,7 @@ class Snapshot:
 
     def positions(self, row_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Where rows with these Lance row ids are; every id must be of this version."""
-        places = np.searchsorted(self._row_ids, row_ids, sorter=self._by_row_id)
-        return self._by_row_id[places]
+        return np.searchsorted(self._row_ids, row_ids)
 
     def take(self, positions: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """The rows at `positions`, in that order, repeats included."""
@@ -112,7 +111,7 @@ class Snapshot:
         return self.positions(found["_rowid"].to_numpy()), found["_score"].to_numpy()
 
     def scan(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
-        """Whole columns in row order, `_rowid` included."""
+        """Whole columns, in any order, with `_rowid`."""
         with lance_errors(self._root):
             return self._scan(columns, where)
 
@@ -129,10 +128,11 @@ class Snapshot:
             row_ids = self._row_ids[positions]
             builder = self._table.take_row_ids([int(i) for i in row_ids]).select(list(columns)).with_row_id()
             rows = cast(pa.Table, builder.to_arrow())
-        # Lance gives rows in its own order, so they are put back into ours by row id.
-        order = np.argsort(rows["_rowid"].to_numpy())
-        places = order[np.searchsorted(rows["_rowid"].to_numpy()[order], row_ids)]
-        return rows.drop_columns(["_rowid"]).take(places)
+        found = rows["_rowid"].to_numpy()
+        order = np.argsort(found)  # Lance promises no order
+        if not np.array_equal(found[order], row_ids):
+            raise StoreDamaged(f"the store at {self._root} has lost {len(row_ids) - len(found)} rows: restore a backup")
+        return rows.drop_columns(["_rowid"]).take(order)
 
     def _all_vectors(self) -> NDArray[np.float32]:
         """Every vector, read in batches so that they are never in memory twice."""

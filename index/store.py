@@ -10,11 +10,11 @@ none. Readers take no lock and see a commit with their next call.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import lancedb
 from lancedb.table import Table
@@ -23,7 +23,7 @@ from . import accelerator, generations, lexical
 from .content import content_digest
 from .documents import Chunk, Document
 from .encoder import Encoder
-from .errors import BatchError, StoreReadOnly
+from .errors import BatchError, StoreDamaged, StoreReadOnly
 from .info import dense_status, describe
 from .lock import WriterLock
 from .meta import StoreMeta
@@ -38,6 +38,7 @@ SMALL_STORE_ROWS = 50_000
 UNINDEXED_ROWS = 512
 FRAGMENTS = 20
 DELETE_IDS = 10_000
+T = TypeVar("T")
 # An accelerator is rebuilt once its exact tail and its tombstones together exceed this share of its rows.
 REBUILD_FRACTION = 0.1
 
@@ -106,16 +107,35 @@ class Store:
 
     def snapshot(self) -> Snapshot:
         """The newest version; the same object as long as nobody commits."""
-        with self._guard, lance_errors(self.root):
-            version = self._table.version
-            if self._snapshot is None or self._snapshot.version != version:
-                self._snapshot = Snapshot(self._database.open_table(TABLE), version, self.root)
+        with self._guard:
+            version = self._version()
+            while self._snapshot is None or self._snapshot.version != version:
+                try:
+                    with lance_errors(self.root):
+                        self._snapshot = Snapshot(self._database.open_table(TABLE), version, self.root)
+                except StoreDamaged:
+                    newest = self._version()
+                    if newest == version:
+                        raise
+                    version = newest  # a writer's clean-up was faster
             return self._snapshot
+
+    def read(self, run: Callable[[Snapshot], T]) -> T:
+        """Call `run` with the newest version; with a newer one again if a writer's clean-up removed its files."""
+        snapshot = self.snapshot()
+        while True:
+            try:
+                return run(snapshot)
+            except StoreDamaged:
+                newest = self.snapshot()
+                if newest.version == snapshot.version:
+                    raise
+                snapshot = newest
 
     def documents(self) -> Mapping[str, DocumentState]:
         """Every indexed document by doc_id."""
         columns = ["doc_id", "content_hash", "path", "title", "media", "n_chunks"]
-        rows = self.snapshot().scan(columns, "ordinal = 0")
+        rows = self.read(lambda snapshot: snapshot.scan(columns, "ordinal = 0"))
         lists = [rows[column].to_pylist() for column in columns]
         return {values[0]: DocumentState(*values) for values in zip(*lists, strict=True)}
 
@@ -141,13 +161,12 @@ class Store:
 
     def info(self) -> dict[str, Any]:
         """Facts for `decant info`: size, model, how each mode searches and why; checks accelerator checksums."""
-        snapshot = self.snapshot()
         with lance_errors(self.root):
-            return describe(self.root, self.meta, snapshot, self._table, self.dense_folder)
+            return self.read(lambda now: describe(self.root, self.meta, now, self._table, self.dense_folder))
 
     def digest(self) -> str:
         """A hash of the content; equal for equal content, whatever the files look like."""
-        return content_digest(self.snapshot())
+        return self.read(content_digest)
 
     @property
     def dense_folder(self) -> Path:
@@ -239,7 +258,8 @@ class Store:
             current = dense_status(self.dense_folder, snapshot, self.meta.fingerprint)
             if kind == "auto" and current["search"] == chosen and _fresh(current):
                 return f"{chosen}: kept, it covers {current['covered']:,} of {len(snapshot):,} chunks"
-            accelerator.build(self.dense_folder, snapshot, self.meta.fingerprint, chosen)
+            with lance_errors(self.root):
+                accelerator.build(self.dense_folder, snapshot, self.meta.fingerprint, chosen)
             return f"{chosen}: {reason}"
 
     @contextmanager
@@ -261,6 +281,10 @@ class Store:
             if small or unindexed >= UNINDEXED_ROWS or fragments >= FRAGMENTS:
                 self._table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
+    def _version(self) -> int:
+        with lance_errors(self.root):
+            return self._table.version
+
     def _present(self, doc_ids: Sequence[str]) -> list[str]:
         """Those of `doc_ids` that are in the newest version."""
         found: list[str] = []
@@ -272,7 +296,7 @@ class Store:
         return found
 
     def _rows(self, doc_id: str, columns: Sequence[str], where: str = "true") -> list[dict[str, Any]]:
-        found = self.snapshot().scan(columns, f"{where} AND {_any_of([doc_id])}").to_pylist()
+        found = self.read(lambda snapshot: snapshot.scan(columns, f"{where} AND {_any_of([doc_id])}")).to_pylist()
         if not found:
             raise KeyError(doc_id)
         return cast(list[dict[str, Any]], found)

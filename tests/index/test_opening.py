@@ -204,7 +204,13 @@ def test_a_full_disk_loses_nothing_that_was_stored(small_disk):
             store.replace([filler])
         one_line(caught, "full", "free some space")
         assert store.digest() == digest
+        with pytest.raises(StoreError) as caught, store.writer():
+            store.replace([indexed(f"e{i}", "more lines\n" * 9_000, ENCODER) for i in range(2)])
+            store.build_accelerator("hnsw")
+        one_line(caught, "full", "free some space")
+        assert store.info()["dense"]["search"] == "exact"
     with Store.open(root, encoder=ENCODER) as store:
+        store.delete(["e0", "e1"])
         store.optimize()
         store.replace([indexed("d1", "there is room again\n", ENCODER)])
         assert store.text("d1") == "there is room again\n"

@@ -177,6 +177,18 @@ def test_a_version_whose_files_are_gone_is_searched_again_on_the_newest(store, s
     assert searcher.search("a zebra", mode="hybrid")[0].chunk.doc_id == "z"
 
 
+def test_a_version_that_vanishes_before_it_is_opened_is_passed_over(store, searcher, monkeypatch):
+    old = store.snapshot().version
+    with Store.open(store.root, encoder=ENCODER) as other:
+        other.replace([indexed("z", "a zebra\n", ENCODER)])
+        other.optimize()
+    newest = Store._version
+    answers = iter([old])
+    monkeypatch.setattr(Store, "_version", lambda self: next(answers, None) or newest(self))
+    store._snapshot = None
+    assert store.text("z") == "a zebra\n"
+
+
 def test_readers_see_whole_documents_while_a_writer_works(store, searcher):
     """Every document holds its round twice; a search must never see two rounds or half of one."""
     failures = []

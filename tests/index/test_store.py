@@ -182,6 +182,21 @@ def test_many_documents_with_awkward_names_at_once(store):
     assert set(store.documents()) == set(names[650:])
 
 
+def test_rows_are_taken_in_the_order_asked_for(store):
+    store.replace([indexed(f"d{i}", f"text {i}\n", ENCODER) for i in range(30)])
+    store.replace([indexed(f"d{i}", f"new text {i}\n", ENCODER) for i in range(0, 30, 3)])
+    store.optimize()
+    snapshot = store.snapshot()
+    every = snapshot.take(np.arange(30), ["doc_id"])["doc_id"].to_pylist()
+    assert sorted(every) == sorted(store.documents())
+    wanted = np.random.default_rng(1).integers(0, 30, 100)
+    assert snapshot.take(wanted, ["doc_id"])["doc_id"].to_pylist() == [every[i] for i in wanted]
+    assert snapshot.take(wanted[:0], ["doc_id"]).num_rows == 0
+    found = {snapshot.chunk_ids[i].decode(): every[i] for i in range(30)}
+    ids, names = (snapshot.scan(["chunk_id", "doc_id"])[column].to_pylist() for column in ("chunk_id", "doc_id"))
+    assert found == dict(zip(ids, names, strict=True))
+
+
 def test_many_small_writes_stay_small_after_optimize(tmp_path):
     documents = [indexed(f"d{i % 40}", f"round {i}\n" + "word " * 200, ENCODER) for i in range(160)]
     with Store.open(tmp_path / "bulk", encoder=ENCODER, create=True) as bulk:
