@@ -12,11 +12,12 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..backbone import load_config
-from ..errors import UnsupportedModelError
+from ..errors import ModelError, UnsupportedModelError
 from ..spec import Activation, Attention, DenseSpec, EncoderSpec, Pooling, PromptSpan
 from .json_file import read_json, write_json
 
 MODULES_FILE = "modules.json"
+FOREIGN_MODULE = "decant.embedder.formats.foreign_module.DecantModule"
 _MODEL_FILE = "config_sentence_transformers.json"
 _TRANSFORMER_FILE = "sentence_bert_config.json"
 
@@ -62,7 +63,7 @@ def read(folder: Path) -> SentenceTransformerParts:
         ModelError: if a file is missing or broken.
         UnsupportedModelError: for a module, option or order that would not be honoured.
     """
-    modules = sorted(read_json(folder / MODULES_FILE, list), key=lambda m: m["idx"])
+    modules = _read_modules(folder / MODULES_FILE)
     names = [str(m["type"]).rsplit(".", 1)[-1] for m in modules]
     if names[:2] != ["Transformer", "Pooling"]:
         raise UnsupportedModelError(
@@ -81,6 +82,36 @@ def read(folder: Path) -> SentenceTransformerParts:
             raise UnsupportedModelError(f"{folder} has a {name} module at place {position}, which Decant cannot honour")
     spec = _read_spec(folder, backbone, pooling, include_prompt, tuple(dense), names[-1] == "Normalize")
     return SentenceTransformerParts(spec, backbone, backbone, files)
+
+
+def dense_folder(number: int) -> str:
+    """Folder of the dense layer `number`, counted from 0: modules are numbered, and two come before."""
+    return f"{number + 2}_Dense"
+
+
+def inexpressible(spec: EncoderSpec) -> str | None:
+    """Say why sentence-transformers' own modules cannot compute this encoder's vectors; None where they can."""
+    templates = [spec.template(kind) for kind in spec.prompts]
+    skips = not spec.include_prompt
+    if spec.latent:
+        return "it has no latent attention"
+    if not all(template.is_prefix for template in templates):
+        return "its prompts stand in front of a text only"
+    if spec.text_limit:
+        return "it limits a text only together with its prompt"
+    if skips and spec.prompt_span is PromptSpan.TEXT:
+        return "it leaves special tokens out of the vector only where there is a prompt"
+    if skips and spec.prompt_span is PromptSpan.BARE_TOKENS and any(template.parts[0] for template in templates):
+        return "it counts a prompt's tokens with the special ones"
+    if not spec.add_special_tokens:
+        return "it always adds the tokenizer's special tokens"
+    return None
+
+
+def write_foreign(folder: Path) -> None:
+    """Write a modules.json that sentence-transformers follows to Decant, or refuses; never a plain reading."""
+    write_json(folder / MODULES_FILE, [{"idx": 0, "name": "0", "path": "", "type": FOREIGN_MODULE}])
+    write_json(folder / _MODEL_FILE, {"model_type": "SentenceTransformer", "prompts": {}})
 
 
 def write(folder: Path, spec: EncoderSpec, hidden_size: int) -> list[Path]:
@@ -119,7 +150,7 @@ def write(folder: Path, spec: EncoderSpec, hidden_size: int) -> list[Path]:
             "bias": layer.bias,
             "activation_function": names[layer.activation],
         }
-        files.append(add("Dense", f"{len(modules)}_Dense", config) / "model.safetensors")
+        files.append(add("Dense", dense_folder(len(files)), config) / "model.safetensors")
     if spec.normalize:
         add("Normalize", f"{len(modules)}_Normalize", None)
     write_json(folder / MODULES_FILE, modules)
@@ -146,6 +177,13 @@ def longest_sequence(config: PretrainedConfig, tokenizer: Path, limit: int | Non
     return min(known, default=512)
 
 
+def _read_modules(file: Path) -> list[dict[str, Any]]:
+    modules = read_json(file, list)
+    if not all(isinstance(module, dict) and {"idx", "type", "path"} <= module.keys() for module in modules):
+        raise ModelError(f"{file} lists a module without idx, type or path")
+    return sorted(modules, key=lambda module: module["idx"])
+
+
 def _read_pooling(folder: Path) -> tuple[Pooling, bool]:
     config = read_json(folder / "config.json")
     modes = config.get("pooling_mode") or [name for key, name in _LEGACY_POOLING.items() if config.get(key)] or ["mean"]
@@ -163,6 +201,8 @@ def _read_dense(folder: Path) -> DenseSpec:
     keys = [config.get(f"module_{end}_name", "sentence_embedding") for end in ("input", "output")]
     if activation not in _ACTIVATIONS or config.get("use_residual") or set(keys) - {"sentence_embedding", None}:
         raise UnsupportedModelError(f"{folder} is a dense layer with options Decant cannot honour: {config}")
+    if not {"in_features", "out_features"} <= config.keys():
+        raise ModelError(f"{folder / 'config.json'} does not say how many features the dense layer has")
     return DenseSpec(
         int(config["in_features"]),
         int(config["out_features"]),
