@@ -1,8 +1,10 @@
 """Lexical search: BM25 from LanceDB's full-text index over the chunks' text.
 
 English stemming is on: a question rarely uses the inflection of its answer, and a stemmed index still finds exact
-words. Stop words stay in: BM25 weighs them next to nothing, and "to be or not to be" or "The Who" remain findable.
-Accents are folded and case is ignored. Rows that came after the index was last brought up to date are searched
+words. Lance's 33 English stop words are left out: they say little and make the longest posting lists; the price is
+that a query of nothing else ("to be or not to be") finds nothing in this mode. On 1,500 questions over 18,891
+paragraphs of SQuAD's training part: MRR@10 0.773 so, 0.764 with stop words kept, 0.755 without stemming, 0.747 with
+neither. Accents are folded and case is ignored. Rows that came after the index was last brought up to date are searched
 one by one by Lance; they are found, only their scores use slightly older word counts.
 """
 
@@ -21,7 +23,7 @@ from .topk import EMPTY, Ranked, ranked
 TEXT_INDEX = "text_idx"
 # Lance cuts ties at the limit anywhere; this many rows beyond it are asked for so that the cut can be ours.
 TIE_ROOM = 16
-CONFIG = FTS(base_tokenizer="simple", language="English", stem=True, remove_stop_words=False, ascii_folding=True)
+CONFIG = FTS(base_tokenizer="simple", language="English", stem=True, remove_stop_words=True, ascii_folding=True)
 
 
 def create_text_index(table: Table) -> None:

@@ -100,6 +100,8 @@ class Searcher:
             vectors = None
         elif vectors is None:
             vectors = self._encode(queries)
+        elif len(vectors) != len(queries):
+            raise QueryError(f"{len(queries)} queries with {len(vectors)} vectors: give one each")
         else:
             self._check_vectors(vectors)
 

@@ -103,7 +103,7 @@ def test_an_empty_store_finds_nothing(store, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_more_results_than_chunks_gives_all_that_match(searcher, mode):
-    hits = searcher.search("capital of the mice", mode=mode, k=MAX_RESULTS)
+    hits = searcher.search("the capital lies, mice", mode=mode, k=MAX_RESULTS)
     assert len({(hit.chunk.doc_id, hit.chunk.ordinal) for hit in hits}) == len(hits)
     assert len(hits) == 6
 
@@ -138,6 +138,17 @@ def test_query_vectors_that_do_not_fit_are_refused(searcher, vectors, message):
         searcher.search_vectors(vectors)
 
 
+def test_vectors_that_the_caller_has_made_are_used(searcher):
+    queries = ["capital of france", "mice"]
+    made = ENCODER.encode(queries).dense
+    for mode in MODES:
+        assert searcher.search_many(queries, mode=mode, vectors=made) == searcher.search_many(queries, mode=mode)
+    swapped = searcher.search_many(queries, mode="dense", vectors=made[::-1])
+    assert swapped == searcher.search_many(queries[::-1], mode="dense")
+    with pytest.raises(QueryError, match="one each"):
+        searcher.search_many(queries, vectors=made[:1])
+
+
 def test_no_queries_give_no_results(searcher):
     assert searcher.search_many([]) == []
     assert searcher.search_vectors(np.zeros((0, 64), np.float32)) == []
@@ -153,6 +164,7 @@ def test_odd_queries_are_plain_words(searcher):
             searcher.search(query, mode=mode)
     assert searcher.search("PARIS!", mode="lexical")[0].chunk.doc_id == "paris"
     assert searcher.search("chased mouse cat", mode="lexical")[0].chunk.doc_id == "cats"  # stems
+    assert searcher.search("is it the", mode="lexical") == []  # stop words
 
 
 def test_another_encoder_is_refused(store):
@@ -216,7 +228,7 @@ def test_readers_see_whole_documents_while_a_writer_works(store, searcher):
     threads = [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for number in range(1, 25):
+    for number in range(1, 17):
         store.replace(batch(number))
         if number % 8 == 0:
             store.optimize()
