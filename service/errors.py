@@ -9,11 +9,12 @@ ServiceError
 ├── Unauthenticated   no key, or a wrong one
 ├── PermissionDenied  the key is right but not for this
 └── ComputeFailed     the model failed on one text
+EmptyInput            an InputError: there is nothing to encode
 """
 
 from __future__ import annotations
 
-from ..embedder.errors import DecantError
+from ..embedder.errors import DecantError, InputError
 
 
 class ServiceError(DecantError):
@@ -58,3 +59,7 @@ class PermissionDenied(ServiceError):
 
 class ComputeFailed(ServiceError):
     """The model failed on one text; the others of its batch are unharmed."""
+
+
+class EmptyInput(InputError):
+    """No text, or a text without characters."""

@@ -1,0 +1,100 @@
+"""One table: what an error is called at each door, and so whether clients try again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grpc import StatusCode
+
+from ..embedder.errors import DecantError, InputError, ModelError
+from ..index.errors import FilterError, QueryError, StoreMismatch, StoreNotFound
+from . import errors
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error in the words of every protocol.
+
+    Attributes:
+        grpc: status in decant.v1.
+        http: status on OpenAI's and our own routes.
+        kind: `type` of an OpenAI error object.
+        code: `code` of an OpenAI error object.
+        tei_grpc: status in tei.v1.
+        tei_http: status on TEI's routes.
+        tei_type: `error_type` on TEI's routes.
+        retry: whether the same call may succeed later.
+    """
+
+    grpc: StatusCode
+    http: int
+    kind: str
+    code: str
+    tei_grpc: StatusCode
+    tei_http: int
+    tei_type: str
+    retry: bool = False
+
+
+_S = StatusCode
+_INVALID = "invalid_request_error"
+_BAD_INPUT = Failure(_S.INVALID_ARGUMENT, 400, _INVALID, "invalid_input", _S.INVALID_ARGUMENT, 422, "Validation")
+_EMPTY = Failure(_S.INVALID_ARGUMENT, 400, _INVALID, "empty_input", _S.INVALID_ARGUMENT, 400, "Empty")
+_UNKNOWN = Failure(_S.NOT_FOUND, 404, _INVALID, "not_found", _S.NOT_FOUND, 404, "Validation")
+_NOT_OFFERED = Failure(_S.FAILED_PRECONDITION, 400, _INVALID, "not_offered", _S.FAILED_PRECONDITION, 424, "Backend")
+_UNTRUSTED = Failure(_S.FAILED_PRECONDITION, 422, _INVALID, "untrusted_vector", _S.FAILED_PRECONDITION, 424, "Backend")
+_NO_KEY = Failure(
+    _S.UNAUTHENTICATED, 401, "authentication_error", "invalid_api_key", _S.UNAUTHENTICATED, 401, "Validation"
+)
+_FORBIDDEN = Failure(
+    _S.PERMISSION_DENIED, 403, "permission_error", "missing_scope", _S.PERMISSION_DENIED, 403, "Validation"
+)
+_FULL = Failure(
+    _S.RESOURCE_EXHAUSTED, 429, "rate_limit_error", "overloaded", _S.RESOURCE_EXHAUSTED, 429, "Overloaded", retry=True
+)
+_AWAY = Failure(_S.UNAVAILABLE, 503, "server_error", "unavailable", _S.UNAVAILABLE, 503, "Unhealthy", retry=True)
+_LATE = Failure(_S.DEADLINE_EXCEEDED, 504, "server_error", "deadline_exceeded", _S.DEADLINE_EXCEEDED, 504, "Backend")
+_FAILED = Failure(
+    _S.INTERNAL, 500, "server_error", "compute_failed", _S.FAILED_PRECONDITION, 424, "Backend", retry=True
+)
+_FAULT = Failure(_S.INTERNAL, 500, "server_error", "internal_error", _S.INTERNAL, 500, "Backend")
+
+# The first row that an error is an instance of counts.
+_TABLE: tuple[tuple[type[Exception], Failure], ...] = (
+    (errors.EmptyInput, _EMPTY),
+    (errors.Overloaded, _FULL),
+    (errors.Unavailable, _AWAY),
+    (errors.DeadlineExceeded, _LATE),
+    (errors.UnknownName, _UNKNOWN),
+    (errors.NotOffered, _NOT_OFFERED),
+    (errors.Unauthenticated, _NO_KEY),
+    (errors.PermissionDenied, _FORBIDDEN),
+    (errors.ComputeFailed, _FAILED),
+    (InputError, _BAD_INPUT),
+    (QueryError, _BAD_INPUT),
+    (FilterError, _BAD_INPUT),
+    (StoreNotFound, _UNKNOWN),
+    (StoreMismatch, _UNTRUSTED),
+    (ModelError, _UNTRUSTED),
+    (DecantError, _FAILED),
+)
+
+
+def failure_of(error: Exception) -> Failure:
+    """Classify an error."""
+    return next((failure for kind, failure in _TABLE if isinstance(error, kind)), _FAULT)
+
+
+def message_of(error: Exception, request_id: str = "") -> str:
+    """The line a client gets; what is not meant for users stays in the log, under the request's id."""
+    if isinstance(error, DecantError):
+        return " ".join(str(error).split())
+    where = f" (request {request_id})" if request_id else ""
+    return f"a fault in Decant{where}: see the server's log"
+
+
+def retry_after(error: Exception) -> float | None:
+    """Seconds after which to try again, where the server knows."""
+    if isinstance(error, errors.Overloaded):
+        return error.retry_after
+    return 1.0 if isinstance(error, errors.Unavailable) else None

@@ -1,0 +1,122 @@
+"""What every gRPC method does on the way in and out: key, deadline, request id, errors as statuses, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from ..caller import Caller, deadline_in, new_request_id
+from ..failures import failure_of, message_of, retry_after
+from ..keys import KeyRing, Scope
+from ..metrics import Metrics
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Protocol = Literal["decant.v1", "tei.v1"]
+_log = logging.getLogger(__name__)
+
+_ID_LENGTH = 128
+
+
+@dataclass
+class Visit:
+    """One call inside a door.
+
+    Attributes:
+        model: whose metrics it counts for, once that is known.
+    """
+
+    caller: Caller
+    began: float
+    model: str = ""
+
+    def elapsed(self) -> float:
+        """Seconds since the call came in."""
+        return time.monotonic() - self.began
+
+
+class Door:
+    """One protocol's way in."""
+
+    def __init__(self, protocol: Protocol, keys: KeyRing, metrics: Metrics, timeout_seconds: float) -> None:
+        self._protocol: Protocol = protocol
+        self._keys = keys
+        self._metrics = metrics
+        self._timeout = timeout_seconds
+
+    @asynccontextmanager
+    async def enter(self, context: Context, method: str, scope: Scope = "embed") -> AsyncGenerator[Visit]:
+        """Admit a call; what is raised inside becomes its status."""
+        began = time.monotonic()
+        sent = _metadata(context)
+        request_id = _request_id(sent.get("x-request-id"))
+        context.set_trailing_metadata((("x-request-id", request_id),))
+        deadline = deadline_in(context.time_remaining(), self._timeout)
+        visit = Visit(Caller("", deadline, request_id), began)
+        code = grpc.StatusCode.OK
+        try:
+            tenant = self._keys.admit(sent.get("authorization"), scope)
+            visit.caller = Caller(tenant, deadline, request_id)
+            yield visit
+        except (asyncio.CancelledError, GeneratorExit):
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except grpc.aio.AbortError:
+            code = grpc.StatusCode.UNKNOWN
+            raise
+        except Exception as error:
+            code = self.status(error)
+            if code is grpc.StatusCode.INTERNAL:
+                _log.exception("%s failed", method, extra={"request_id": request_id})
+            await context.abort(code, message_of(error, request_id), _trailers(code, error, request_id))
+        finally:
+            self._metrics.call(self._protocol, method, visit.model, code.name, visit.elapsed())
+
+    def renewed(self, caller: Caller) -> Caller:
+        """The same caller with a time limit that begins now, for one request of a stream."""
+        return replace(caller, deadline=deadline_in(None, self._timeout))
+
+    def status(self, error: Exception) -> grpc.StatusCode:
+        """What an error is called in this protocol."""
+        failure = failure_of(error)
+        return failure.grpc if self._protocol == "decant.v1" else failure.tei_grpc
+
+
+def _trailers(code: grpc.StatusCode, error: Exception, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
+    """Trailing metadata of a failed call: its id, and when to try again in the two ways clients look for it."""
+    trailers: list[tuple[str, str | bytes]] = [("x-request-id", request_id)]
+    seconds = retry_after(error)
+    if seconds is not None:
+        delay = Duration()
+        delay.FromMilliseconds(round(seconds * 1000))
+        detail = AnyMessage()
+        detail.Pack(RetryInfo(retry_delay=delay))
+        number: int = code.value[0]
+        status = Status(code=number, message=message_of(error), details=[detail])
+        trailers += [
+            ("grpc-status-details-bin", status.SerializeToString()),
+            ("retry-after-ms", str(round(seconds * 1000))),
+        ]
+    return tuple(trailers)
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    pairs = context.invocation_metadata() or ()
+    return {key: value for key, value in pairs if isinstance(value, str)}
+
+
+def _request_id(sent: str | None) -> str:
+    """The caller's own id where it is fit for a header and a log."""
+    if sent and len(sent) <= _ID_LENGTH and sent.isascii() and sent.isprintable():
+        return sent
+    return new_request_id()

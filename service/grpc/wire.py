@@ -1,0 +1,162 @@
+"""decant.v1's messages to our nouns and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import grpc
+from tokenizers import Encoding
+
+from ...embedder import InputError
+from ...embedder.tokenization import Truncate
+from ...index import Hit
+from ..engine import EmbedOptions, Encoded
+from ..failures import failure_of, message_of, retry_after
+from ..models import Embedded, ServedModel
+from ..proto.decant.v1 import decant_pb2 as pb
+from ..queue import Priority
+from ..search import Found, Query
+from ..vectors import VectorFormat, pack
+
+_FORMATS: Mapping[int, VectorFormat] = {
+    pb.VECTOR_FORMAT_UNSPECIFIED: VectorFormat.FLOAT32,
+    pb.VECTOR_FORMAT_FLOAT32: VectorFormat.FLOAT32,
+    pb.VECTOR_FORMAT_FLOAT16: VectorFormat.FLOAT16,
+    pb.VECTOR_FORMAT_INT8: VectorFormat.INT8,
+    pb.VECTOR_FORMAT_UBINARY: VectorFormat.UBINARY,
+}
+_TRUNCATE: Mapping[int, Truncate] = {
+    pb.TRUNCATE_UNSPECIFIED: "end",
+    pb.TRUNCATE_END: "end",
+    pb.TRUNCATE_ERROR: "error",
+}
+_PRIORITIES: Mapping[int, Priority | None] = {
+    pb.PRIORITY_UNSPECIFIED: None,
+    pb.PRIORITY_QUERY: Priority.QUERY,
+    pb.PRIORITY_BULK: Priority.BULK,
+}
+_MODES: Mapping[int, str] = {
+    pb.SEARCH_MODE_UNSPECIFIED: "hybrid",
+    pb.SEARCH_MODE_DENSE: "dense",
+    pb.SEARCH_MODE_LEXICAL: "lexical",
+    pb.SEARCH_MODE_HYBRID: "hybrid",
+}
+
+
+def options_of(request: pb.EmbedRequest) -> EmbedOptions:
+    """How a request wants its texts encoded; raises InputError for values this version does not know."""
+    if request.truncate not in _TRUNCATE:
+        raise InputError(f"unknown truncate {int(request.truncate)}: this server is older than the client")
+    return EmbedOptions(
+        kind=request.kind or "document",
+        instruction=request.instruction if request.HasField("instruction") else None,
+        dimensions=request.dimensions if request.HasField("dimensions") else None,
+        truncate=_TRUNCATE[request.truncate],
+    )
+
+
+def format_of(request: pb.EmbedRequest) -> VectorFormat:
+    """How its vectors are to be packed; raises InputError."""
+    if request.format not in _FORMATS:
+        raise InputError(f"unknown vector format {int(request.format)}: this server is older than the client")
+    return _FORMATS[request.format]
+
+
+def priority_of(request: pb.EmbedRequest) -> Priority | None:
+    """Its priority, None where it names none; raises InputError."""
+    if request.priority not in _PRIORITIES:
+        raise InputError(f"unknown priority {int(request.priority)}: this server is older than the client")
+    return _PRIORITIES[request.priority]
+
+
+def embed_response(model: ServedModel, made: Embedded, form: VectorFormat, seconds: float) -> pb.EmbedResponse:
+    """The answer to a batch."""
+    number = {value: key for key, value in _FORMATS.items()}[form]
+    return pb.EmbedResponse(
+        model=model.name,
+        embeddings=[_embedding(item, form) for item in made.items],
+        dimensions=made.dimensions,
+        format=pb.VectorFormat.Name(number),
+        fingerprint=model.encoder.fingerprint,
+        timing=timing(made, seconds),
+    )
+
+
+def error_message(error: Exception, code: grpc.StatusCode | None = None) -> pb.Error:
+    """An error of one text, or of one request of a stream."""
+    number: int = (code or failure_of(error).grpc).value[0]
+    seconds = retry_after(error)
+    return pb.Error(code=number, message=message_of(error), retry_after_ms=round((seconds or 0) * 1000))
+
+
+def timing(stages: Embedded | Found, seconds: float) -> pb.Timing:
+    """Where a call's time went."""
+    parts = (stages.tokenize_seconds, stages.queue_seconds, stages.encode_seconds, seconds)
+    tokenize, queue, encode, total = (round(part * 1e9) for part in parts)
+    return pb.Timing(tokenize_ns=tokenize, queue_ns=queue, encode_ns=encode, total_ns=total)
+
+
+def tokens_message(encoding: Encoding) -> pb.Tokens:
+    """One text as its tokens."""
+    starts, ends = zip(*encoding.offsets, strict=True) if encoding.offsets else ((), ())
+    return pb.Tokens(ids=encoding.ids, starts=starts, ends=ends)
+
+
+def query_of(request: pb.SearchRequest) -> Query:
+    """A question; raises InputError."""
+    if request.mode not in _MODES:
+        raise InputError(f"unknown search mode {int(request.mode)}: this server is older than the client")
+    return Query(request.query, _MODES[request.mode], request.k or 10, request.filter or None, request.exact)
+
+
+def hit_message(hit: Hit, *, with_text: bool) -> pb.Hit:
+    """One result."""
+    return pb.Hit(
+        doc_id=hit.chunk.doc_id,
+        ordinal=hit.chunk.ordinal,
+        score=hit.score,
+        start_char=hit.chunk.start_char,
+        end_char=hit.chunk.end_char,
+        text=hit.chunk.text if with_text else "",
+        title=hit.title,
+        path=hit.path,
+        metadata={name: _value(value) for name, value in hit.metadata.items()},
+        ranks=hit.ranks,
+    )
+
+
+def model_message(model: ServedModel) -> pb.Model:
+    """What is known of a model."""
+    return pb.Model(
+        name=model.name,
+        fingerprint=model.encoder.fingerprint,
+        dimensions=model.encoder.dimension,
+        offered_dimensions=model.offered_dimensions,
+        max_tokens=model.encoder.max_tokens,
+        kinds=sorted(model.encoder.spec.prompts),
+        dtype=model.dtype,
+        device=model.device,
+    )
+
+
+def _embedding(item: Encoded | Exception, form: VectorFormat) -> pb.Embedding:
+    if not isinstance(item, Encoded):
+        return pb.Embedding(error=error_message(item))
+    try:
+        dense, scale = pack(item.vector, form)
+    except InputError as error:
+        return pb.Embedding(error=error_message(error), tokens=item.tokens, truncated=item.truncated)
+    scale = scale if form is VectorFormat.INT8 else 0.0
+    return pb.Embedding(dense=dense, tokens=item.tokens, truncated=item.truncated, scale=scale)
+
+
+def _value(value: str | int | float | bool) -> pb.Value:
+    match value:
+        case bool():
+            return pb.Value(truth=value)
+        case int() if -(2**63) <= value < 2**63:
+            return pb.Value(integer=value)
+        case str():
+            return pb.Value(text=value)
+        case _:
+            return pb.Value(number=value)

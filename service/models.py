@@ -1,0 +1,167 @@
+"""The models a server offers: each an encoder with its queue."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..embedder import Encoder, InputError
+from .caller import Caller
+from .engine import EmbedOptions, Encoded, EncoderEngine, PreparedText
+from .errors import EmptyInput, UnknownName
+from .metrics import Metrics
+from .queue import BatchQueue, Limits, Priority
+
+# A batch that succeeded this recently proves the device as well as a probe would.
+_FRESH_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What became of the texts of one call, in their order.
+
+    Attributes:
+        items: a vector, or why that text has none.
+        dimensions: values per vector.
+    """
+
+    items: list[Encoded | Exception]
+    dimensions: int
+    tokenize_seconds: float
+    queue_seconds: float
+    encode_seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens encoded."""
+        return sum(item.tokens for item in self.items if isinstance(item, Encoded))
+
+
+class ServedModel:
+    """One encoder behind its queue; create it on the event loop that serves it."""
+
+    def __init__(self, name: str, encoder: Encoder, limits: Limits, metrics: Metrics, *, max_texts: int) -> None:
+        self.name = name
+        self.encoder = encoder
+        self.engine = EncoderEngine(encoder)
+        self.max_texts = max_texts
+        self.device = encoder.backbone.device.type
+        self.dtype = str(encoder.backbone.dtype).removeprefix("torch.")
+        self._metrics = metrics
+        observer = metrics.observer(name, self.device, limits.batch_tokens)
+        self.queue: BatchQueue[PreparedText, Encoded] = BatchQueue(
+            self.engine.run, limits, name=f"encode-{name}", observer=observer
+        )
+        metrics.watch(name, self.queue)
+        metrics.model_info.labels(name, encoder.fingerprint, self.dtype, self.device).set(1)
+        metrics.model_loaded.labels(name).set(1)
+
+    @property
+    def offered_dimensions(self) -> list[int]:
+        """Every width a vector can have, the widest first."""
+        head, spec = self.encoder.head, self.encoder.spec
+        return sorted({head.full_width, head.width(None), *spec.dimensions}, reverse=True)
+
+    async def embed(
+        self, texts: Sequence[str], options: EmbedOptions, caller: Caller, priority: Priority | None = None
+    ) -> Embedded:
+        """Encode the texts of one call.
+
+        Args:
+            texts: 1 to `max_texts` of them.
+            options: how.
+            caller: whose turn it uses, and until when.
+            priority: None for `QUERY` where the kind is query or the text is alone, else `BULK`.
+
+        Raises:
+            InputError: nothing to encode, too many texts, options the model cannot honour.
+            ServiceError: see `BatchQueue.submit`.
+        """
+        self.check_count(len(texts))
+        self.engine.check(options)
+        if priority is None:
+            priority = Priority.QUERY if options.kind == "query" or len(texts) == 1 else Priority.BULK
+        outcome = await self.queue.submit(
+            lambda: self.engine.prepare(texts, options),
+            estimate=self.engine.estimate(texts),
+            tenant=caller.tenant,
+            priority=priority,
+            deadline=caller.deadline,
+        )
+        stages = (outcome.prepare_seconds, outcome.queue_seconds, outcome.run_seconds)
+        result = Embedded(outcome.results, self.encoder.head.width(options.dimensions), *stages)
+        self._measure(result)
+        return result
+
+    def check_count(self, texts: int) -> None:
+        """Refuse a request of no texts (EmptyInput), or of too many (InputError)."""
+        if texts == 0:
+            raise EmptyInput("there is nothing to encode: send at least one text")
+        if texts > self.max_texts:
+            raise InputError(f"{texts:,} texts in one request, at most {self.max_texts:,} are taken: send fewer")
+
+    async def probe(self, seconds: float = 5.0) -> bool:
+        """Whether the model computes; asks it unless it has just shown that it does."""
+        if time.monotonic() - self.queue.last_success < _FRESH_SECONDS:
+            return True
+        caller = Caller("", time.monotonic() + seconds)
+        try:
+            embedded = await self.embed(["probe"], EmbedOptions(), caller, Priority.QUERY)
+        except Exception:
+            # A full queue that moves is a healthy one.
+            return time.monotonic() - self.queue.last_success < seconds
+        return isinstance(embedded.items[0], Encoded)
+
+    async def warm_up(self) -> None:
+        """Make the first caller's wait an ordinary one."""
+        await asyncio.to_thread(self.engine.warm_up)
+
+    async def close(self) -> None:
+        """Finish what was accepted."""
+        await self.queue.drain()
+        self._metrics.model_loaded.labels(self.name).set(0)
+
+    def _measure(self, result: Embedded) -> None:
+        stages = ("tokenize", "queue", "encode")
+        seconds = (result.tokenize_seconds, result.queue_seconds, result.encode_seconds)
+        for stage, value in zip(stages, seconds, strict=True):
+            self._metrics.stage_seconds.labels(stage).observe(value)
+        lengths = self._metrics.input_tokens.labels(self.name)
+        for item in result.items:
+            if isinstance(item, Encoded):
+                lengths.observe(item.tokens)
+                if item.truncated:
+                    self._metrics.truncated.labels(self.name).inc()
+
+
+class Models:
+    """The models by name; the first is the one meant where no name is given."""
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self._models = {model.name: model for model in models}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    @property
+    def default(self) -> ServedModel:
+        """The first."""
+        return next(iter(self))
+
+    def get(self, name: str) -> ServedModel:
+        """Return the model of this name; raises UnknownName."""
+        if not name:
+            return self.default
+        if name not in self._models:
+            raise UnknownName(f"there is no model {name[:100]!r} here: choose from {', '.join(self._models)}")
+        return self._models[name]
+
+    async def healthy(self) -> bool:
+        """Whether every model computes."""
+        return all(await asyncio.gather(*(model.probe() for model in self)))
+
+    async def close(self) -> None:
+        """Finish what was accepted, everywhere."""
+        await asyncio.gather(*(model.close() for model in self))
