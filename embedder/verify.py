@@ -127,7 +127,7 @@ def attention_coverage(encoder: Encoder) -> Measurement:
         return Measurement("attention coverage", 1.0, 1.0, True, "transformers' own attention, equal-length batches")
     trace: list[nn.Module] = []
     ids = _random_ids(encoder, (5,))[0]
-    encoder.backbone(ids, encoder.backbone.layout([5], trace=trace))
+    encoder.backbone(ids, encoder.backbone.layout([len(ids)], trace=trace))
     share = len({id(module) for module in trace}) / layers
     return Measurement("attention coverage", share, 1.0, share == 1.0, "share of layers that attend to packed batches")
 
@@ -137,7 +137,8 @@ def neighbour_leak(encoder: Encoder) -> Measurement:
     """Measure how far a text's hidden states move when its neighbours in the packed batch are exchanged."""
     first, middle, last = _random_ids(encoder, (7, 5, 7))
     others = [torch.full_like(ids, _other_id(encoder, int(ids[0]))) for ids in (first, last)]
-    states = [_hidden(encoder, [a, middle, b])[7:12] for a, b in ((first, last), (others[0], others[1]))]
+    own = slice(len(first), len(first) + len(middle))
+    states = [_hidden(encoder, [a, middle, b])[own] for a, b in ((first, last), (others[0], others[1]))]
     move = (states[0] - states[1]).abs().amax().item()
     return Measurement("neighbour leak", move, EXACT, move <= EXACT, "other texts of a batch must not move a state")
 
