@@ -6,7 +6,7 @@ from pathlib import Path
 
 from decant.service.cli.reference import reference
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_reference_is_up_to_date():
