@@ -19,6 +19,7 @@ from .fusion import RRF_K, ranks_of, reciprocal_rank_fusion
 from .generations import UnusableGeneration
 from .lexical import search_text
 from .opening import model_name
+from .recall import RecallReport, measure_recall
 from .snapshot import HIT_COLUMNS, Snapshot, chunk_of, metadata_of
 from .store import Store
 from .topk import Ranked, normalized
@@ -123,6 +124,17 @@ class Searcher:
 
         def run(snapshot: Snapshot) -> list[list[Hit]]:
             return _hits(snapshot, self._find(snapshot, (), vectors, "dense", k, filter, exact))
+
+        return self._store.read(run)
+
+    def measure_recall(self, queries: Sequence[str], *, k: int = 10, filter: str | None = None) -> RecallReport:
+        """Search densely for real queries with and without the accelerator; raises as `search` does."""
+        _check(queries, "dense", k)
+        vectors = self._encode(queries) if queries else np.zeros((0, self._store.meta.dimension), np.float32)
+
+        def run(snapshot: Snapshot) -> RecallReport:
+            mask = snapshot.mask(filter) if filter is not None else None
+            return measure_recall(self.view(snapshot), vectors, k, mask)
 
         return self._store.read(run)
 

@@ -38,6 +38,8 @@ SMALL_STORE_ROWS = 50_000
 UNINDEXED_ROWS = 512
 FRAGMENTS = 20
 DELETE_IDS = 10_000
+# Every version lists all fragments, so a long run of small commits would grow with its square if it never compacted.
+COMPACT_COMMITS = 500
 T = TypeVar("T")
 # An accelerator is rebuilt once its exact tail and its tombstones together exceed this share of its rows.
 REBUILD_FRACTION = 0.1
@@ -58,6 +60,7 @@ class Store:
         self._lock = WriterLock(root / LOCK)
         self._guard = threading.RLock()
         self._depth = 0
+        self._commits = 0
         with lance_errors(root):
             self._database = lancedb.connect(root / LANCE, read_consistency_interval=timedelta(0))
             self._table: Table = self._database.open_table(TABLE)
@@ -212,11 +215,13 @@ class Store:
         with self._writing():
             known = self._present([entry.document.doc_id for entry in batch])
             with lance_errors(self.root):
-                if not known:
+                if known:
+                    merge = self._table.merge_insert("chunk_id").when_matched_update_all()
+                    merge = merge.when_not_matched_insert_all().when_not_matched_by_source_delete(_any_of(known))
+                    merge.execute(rows)
+                else:
                     self._table.add(rows)
-                    return
-                merge = self._table.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
-                merge.when_not_matched_by_source_delete(_any_of(known)).execute(rows)
+                self._count_commit()
 
     def delete(self, doc_ids: Iterable[str]) -> int:
         """Remove documents; ids that are not there are passed over. Returns how many were removed."""
@@ -226,6 +231,7 @@ class Store:
             if known:
                 with lance_errors(self.root):
                     self._table.delete(_any_of(known))
+                    self._count_commit()
             return len(known)
 
     def optimize(self, *, keep: timedelta = timedelta(0)) -> None:
@@ -270,6 +276,11 @@ class Store:
             return
         with self.writer():
             yield
+
+    def _count_commit(self) -> None:
+        self._commits += 1
+        if self._commits % COMPACT_COMMITS == 0:
+            self._table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
     def _refresh_indexes(self) -> None:
         with lance_errors(self.root):

@@ -7,6 +7,7 @@ import pytest
 
 from decant.index import Chunk, Document, IndexedDocument, Searcher, Store, accelerator
 from decant.index.accelerator import Accelerator, choose_kind
+from decant.index.errors import QueryError
 from decant.index.generations import MANIFEST, UnusableGeneration, publish, read_manifest, verified
 from decant.index.recall import measure_recall
 from decant.index.testing import HashEncoder, indexed
@@ -96,6 +97,13 @@ def test_the_accelerated_result_is_nearly_the_exact_one(built):
     assert report.search == "hnsw" and report.queries == 200
     assert report.recall >= 0.98
     assert 0 < report.milliseconds[0] <= report.milliseconds[1]
+
+
+def test_recall_is_measured_with_real_queries_and_filters(built):
+    report = Searcher(built, ENCODER).measure_recall(["one two", "three"], k=5, filter="metadata.tenth = 3")
+    assert (report.queries, report.k, report.recall) == (2, 5, 1.0)
+    with pytest.raises(QueryError, match="at least one"):
+        Searcher(built, ENCODER).measure_recall([])
 
 
 def test_accelerated_scores_are_the_exact_scores(built):

@@ -212,6 +212,15 @@ def test_many_small_writes_stay_small_after_optimize(tmp_path):
         assert len(small.snapshot()) == 80
 
 
+def test_a_long_run_of_small_commits_is_compacted_on_the_way(store, monkeypatch):
+    monkeypatch.setattr("decant.index.store.COMPACT_COMMITS", 10)
+    with store.writer():
+        for number in range(25):
+            store.replace([indexed(f"d{number}", f"text {number}\n", ENCODER)])
+        assert store.info()["lexical"]["not_yet_indexed"] == 5
+    assert len(store.documents()) == 25
+
+
 def test_optimize_removes_what_crashes_left_behind(store):
     store.replace([indexed("a", "one\ntwo\n", ENCODER)])
     data = store.root / "lance" / "chunks.lance" / "data"
