@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     config.task_type = None
     config.inference_mode = True
     try:
-        wrapped: Any = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # PEFT asks transformers for something by a name that is going away; a user can do nothing about it.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            wrapped: Any = get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(f"the adapter in {folder} does not fit the model: {str(error).splitlines()[0]}") from error
     prefixes = {name.split(".", 3)[2] for name in state if name.count(".") > 2}

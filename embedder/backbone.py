@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -40,24 +40,43 @@ class Backbone:
         family = model_type(model.config)
         self.engine: Engine = "equal-length" if family in NOT_PACKED else "packed"
         self._padding = 1 if family in NEEDS_PADDING else 0
-        if family in WINDOW_ONE_WIDER:
+        if family in WINDOW_ONE_WIDER or (attention is Attention.BIDIRECTIONAL and _made_bidirectional(model.config)):
             _narrow_windows(model)
         self._first_position = _first_position(self.config)
 
     @classmethod
-    def load(cls, folder: Path, attention: Attention, *, device: torch.device, dtype: torch.dtype | None) -> Backbone:
-        """Load the weights in `folder`; `dtype=None` keeps the checkpoint's.
+    def load(
+        cls,
+        folder: Path,
+        attention: Attention,
+        *,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        config: PretrainedConfig | None = None,
+        renamed: Mapping[str, str] | None = None,
+    ) -> Backbone:
+        """Load the weights in `folder`.
+
+        Args:
+            folder: model folder.
+            attention: what a token sees.
+            device: where the weights go.
+            dtype: number format; None keeps the checkpoint's.
+            config: the configuration, where the folder's own is not the backbone's.
+            renamed: regular expressions over the names of weights, and what they become.
 
         Raises:
             ModelError: if the folder holds no model, or not all of its weights.
             UnsupportedModelError: if the architecture cannot have this attention.
         """
-        config = load_config(folder)
+        config = config or load_config(folder)
         family = model_type(config)
         if attention is Attention.BIDIRECTIONAL and family in NOT_BIDIRECTIONAL:
             raise UnsupportedModelError(
                 f"{family} cannot be bidirectional: {NOT_BIDIRECTIONAL[family]}; load it with attention=causal"
             )
+        if attention is Attention.CAUSAL and _made_bidirectional(config):
+            raise UnsupportedModelError(f"{folder} was made bidirectional when it was trained: it cannot be causal")
         set_attention(config, attention)
         packed = family not in NOT_PACKED
         if not packed:
@@ -68,7 +87,9 @@ class Backbone:
                 config=config,
                 dtype="auto" if dtype is None else dtype,
                 local_files_only=True,
+                trust_remote_code=False,
                 output_loading_info=True,
+                key_mapping=dict(renamed) if renamed else None,
                 # Not SDPA: some families do not tell it that they are bidirectional and get causal attention.
                 attn_implementation=register() if packed else "eager",
             )
@@ -81,6 +102,9 @@ class Backbone:
         absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
         if absent:
             raise ModelError(f"{folder} lacks {len(absent)} of the model's weights, {absent[0]} among them")
+        if renamed:
+            # Else transformers would give the weights their foreign names back when the model is saved.
+            model._weight_conversions = None
         return cls(model.to(device), attention)
 
     @property
@@ -167,7 +191,7 @@ def load_config(folder: Path) -> PretrainedConfig:
         ModelError: if there is none, or transformers does not know the architecture.
     """
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"no usable model configuration in {folder}: {str(error).splitlines()[0]}") from error
 
@@ -190,7 +214,20 @@ def _narrow_windows(model: PreTrainedModel) -> None:
             module.sliding_window = window - 1  # type: ignore[assignment]
 
 
+def _made_bidirectional(config: PretrainedConfig) -> bool:
+    """Whether the family's own flag alone says so (Gemma 3 and its successors); its windows exclude their bound."""
+    text = config.get_text_config()
+    own = getattr(text, "use_bidirectional_attention", None) in (True, "all")
+    return own and getattr(text, "is_causal", None) is not False
+
+
 def set_attention(config: PretrainedConfig, attention: Attention) -> None:
-    """Write `is_causal` into the config and into the text decoder's, which in composite models is another object."""
+    """Write `is_causal` into the config and into the text decoder's, which in composite models is another object.
+
+    A family with a flag of its own that is set already has its own window too, and keeps both: the general flag would
+    widen the window by one, here and wherever the saved folder is loaded.
+    """
+    if attention is Attention.BIDIRECTIONAL and _made_bidirectional(config):
+        return
     for part in (config, config.get_text_config()):
         part.is_causal = attention is Attention.CAUSAL

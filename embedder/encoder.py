@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -19,10 +20,12 @@ from .device import choose_device, choose_dtype
 from .embeddings import Embeddings
 from .errors import InputError, ModelError
 from .fingerprint import fingerprint
-from .formats.folder import ModelFiles, read_folder, resolve
+from .formats.folder import ModelFiles, read_folder, resolve, stack_adapters
 from .head import Head
 from .packing import pack_by_length
+from .prompts import apply_rule
 from .spec import EncoderSpec
+from .template import Template
 from .tokenization import TextTokenizer, TokenizedTexts, Truncate
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "decant-mini"
@@ -59,6 +62,8 @@ class Encoder:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         spec: EncoderSpec | None = None,
+        rule: str | None = None,
+        adapters: Sequence[str | Path] = (),
         verify: bool = True,
     ) -> Self:
         """Load an encoder: a model folder, a hub name, or the model that ships with Decant.
@@ -69,6 +74,9 @@ class Encoder:
             dtype: `float32`, `bfloat16`, `float16`, or `checkpoint` for the format the weights are stored in; None
                 for bfloat16 where the hardware multiplies it, else float32.
             spec: replaces the folder's own description.
+            rule: name of a published model's prompts, pooling and attention in `prompts.RULES`, put over the folder's
+                description; for models published without one.
+            adapters: PEFT folders merged on top, in this order; an LLM2Vec folder among them brings its description.
             verify: prove the cheap invariants on the loaded model (`verify.check_loaded`).
 
         Raises:
@@ -76,20 +84,30 @@ class Encoder:
             VerificationError: if the loaded model breaks an invariant.
         """
         path = DEFAULT_MODEL if path_or_name is None else resolve(path_or_name)
-        files = read_folder(path)
+        files = stack_adapters(read_folder(path, alone=not adapters), [resolve(adapter) for adapter in adapters])
+        if rule is not None:
+            files = replace(files, spec=apply_rule(rule, files.spec))
         if spec is not None:
-            files = ModelFiles(spec, files.backbone, files.tokenizer, files.dense, files.adapters)
+            files = replace(files, spec=spec)
         if len(files.dense) != len(files.spec.dense):
             raise ModelError(f"{path} has {len(files.dense)} dense layers, its spec says {len(files.spec.dense)}")
         place = choose_device(device)
         kind = None if dtype == "checkpoint" else choose_dtype(dtype, place)
         tokenizer = TextTokenizer.load(files.tokenizer, files.spec)
-        backbone = Backbone.load(files.backbone, files.spec.attention, device=place, dtype=kind)
+        backbone = Backbone.load(
+            files.backbone,
+            files.spec.attention,
+            device=place,
+            dtype=kind,
+            config=files.config,
+            renamed=files.renamed,
+        )
         for adapter in files.adapters:
             backbone.model = merge_adapter(backbone.model, adapter)
         backbone.check_vocabulary(tokenizer.vocabulary_size, files.backbone)
         head = Head(files.spec, backbone.hidden_size)
         head.load_dense(files.dense)
+        head.load_latent(files.latent, backbone.dtype)
         head.to(place).eval().requires_grad_(False)
         encoder = cls(files, path, backbone, head, tokenizer)
         if verify:
@@ -121,7 +139,9 @@ class Encoder:
     @cached_property
     def _fingerprint(self) -> str:
         files = self._files
-        return fingerprint(files.spec, [files.backbone, *files.adapters, files.tokenizer], files.dense)
+        latent = [] if files.latent in (None, files.backbone) else sorted(files.latent.glob("*.safetensors"))
+        folders = [files.backbone, *files.adapters, files.tokenizer]
+        return fingerprint(files.spec, folders, [*files.dense, *latent])
 
     def encode(
         self,
@@ -129,6 +149,7 @@ class Encoder:
         *,
         kind: str = "document",
         instruction: str | None = None,
+        examples: Sequence[tuple[str, str]] = (),
         outputs: Sequence[str] = ("dense",),
         dimensions: int | None = None,
         truncate: Truncate = "end",
@@ -140,6 +161,7 @@ class Encoder:
             texts: one text or several.
             kind: which of the spec's prompts goes in front, `query` or `document` as a rule.
             instruction: the task, for models whose prompt has a place for it.
+            examples: (query, passage) pairs put before each text, for models whose prompt has a place for them.
             outputs: representations wanted; this version offers `dense`.
             dimensions: width of the dense vectors, one the model was trained for; None for its default.
             truncate: `end` cuts a text that is too long and reports it, `error` refuses it.
@@ -152,9 +174,11 @@ class Encoder:
             InputError: for a text or an option that cannot be honoured, naming it.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        prompt = self._check(kind, instruction, outputs, dimensions)
+        template = self._check(kind, instruction, examples, outputs, dimensions)
         parts = [
-            self._encode_window(texts[start : start + WINDOW_TEXTS], start, prompt, dimensions, truncate, batch_tokens)
+            self._encode_window(
+                texts[start : start + WINDOW_TEXTS], start, template, dimensions, truncate, batch_tokens
+            )
             for start in range(0, max(len(texts), 1), WINDOW_TEXTS)
         ]
         return Embeddings.concatenate(parts)
@@ -165,17 +189,18 @@ class Encoder:
         *,
         kind: str = "document",
         instruction: str | None = None,
+        examples: Sequence[tuple[str, str]] = (),
         outputs: Sequence[str] = ("dense",),
         dimensions: int | None = None,
         truncate: Truncate = "end",
         batch_tokens: int | None = None,
     ) -> Iterator[Embeddings]:
         """Encode any number of texts in constant memory: parts in input order, arguments as in `encode`."""
-        prompt = self._check(kind, instruction, outputs, dimensions)
+        template = self._check(kind, instruction, examples, outputs, dimensions)
         rest = iter(texts)
         start = 0
         while window := list(islice(rest, WINDOW_TEXTS)):
-            yield self._encode_window(window, start, prompt, dimensions, truncate, batch_tokens)
+            yield self._encode_window(window, start, template, dimensions, truncate, batch_tokens)
             start += len(window)
 
     def save(self, folder: str | Path) -> None:
@@ -188,23 +213,30 @@ class Encoder:
 
         save_encoder(self, Path(folder))
 
-    def _check(self, kind: str, instruction: str | None, outputs: Sequence[str], dimensions: int | None) -> str:
-        """Refuse what cannot be honoured before any text is read; return the prompt."""
+    def _check(
+        self,
+        kind: str,
+        instruction: str | None,
+        examples: Sequence[tuple[str, str]],
+        outputs: Sequence[str],
+        dimensions: int | None,
+    ) -> Template:
+        """Refuse what cannot be honoured before any text is read; return what stands around each text."""
         if tuple(outputs) != ("dense",):
             raise InputError(f"this model offers dense vectors, not {', '.join(outputs) or 'nothing'}")
         self.head.width(dimensions)
-        return self.spec.prompt(kind, instruction)
+        return self.spec.template(kind, instruction, examples)
 
     def _encode_window(
         self,
         texts: list[str],
         offset: int,
-        prompt: str,
+        template: Template,
         dimensions: int | None,
         truncate: Truncate,
         batch_tokens: int | None,
     ) -> Embeddings:
-        tokenized = self.text_tokenizer(texts, prompt, truncate, first=offset)
+        tokenized = self.text_tokenizer(texts, template, truncate, first=offset)
         dense = self.encode_tokens(tokenized, dimensions=dimensions, batch_tokens=batch_tokens)
         bad = np.flatnonzero(~np.isfinite(dense).all(axis=1))
         if len(bad):
@@ -214,9 +246,17 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_tokens(
-        self, tokenized: TokenizedTexts, *, dimensions: int | None = None, batch_tokens: int | None = None
+        self,
+        tokenized: TokenizedTexts,
+        *,
+        dimensions: int | None = None,
+        batch_tokens: int | None = None,
+        normalize: bool | None = None,
     ) -> NDArray[np.float32]:
-        """Turn token ids into vectors, (N, D) float32, row i from `tokenized.ids[i]`."""
+        """Turn token ids into vectors, (N, D) float32, row i from `tokenized.ids[i]`.
+
+        `normalize` overrides the spec's rule for this call; the other arguments are as in `encode`.
+        """
         lengths = [len(ids) for ids in tokenized.ids]
         default = BATCH_TOKENS_GPU if self.backbone.device.type == "cuda" else BATCH_TOKENS_CPU
         out = np.empty((len(lengths), self.head.width(dimensions)), np.float32)
@@ -226,5 +266,5 @@ class Encoder:
             hidden = self.backbone(ids.long().to(self.backbone.device), layout)
             pool_from = torch.from_numpy(tokenized.pool_from[batch]).to(hidden.device)
             keep = layout.position_ids() >= pool_from[layout.sequence_ids()] if pool_from.any() else None
-            out[batch] = self.head(hidden, layout, keep, dimensions).cpu().numpy()
+            out[batch] = self.head(hidden, layout, keep, dimensions, normalize=normalize).cpu().numpy()
         return out

@@ -1,9 +1,13 @@
-"""From hidden states to the vector: pooling, dense layers, Matryoshka cut, normalisation; all in float32."""
+"""From hidden states to the vector: pooling, dense layers, Matryoshka cut, normalisation.
+
+All in float32, but for a latent attention block, which is as large as some backbones and keeps their number format.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,7 +15,8 @@ from torch.nn import functional
 from ..kernels.attention import PackedLayout
 from ..kernels.pooling import pool_edge, pool_max, pool_mean
 from .errors import InputError, ModelError
-from .spec import Activation, EncoderSpec, Pooling
+from .latent import LatentAttention
+from .spec import Activation, EncoderSpec, Pooling, PromptSpan
 
 _ACTIVATIONS = {
     Activation.IDENTITY: nn.Identity,
@@ -41,6 +46,7 @@ class Head(nn.Module):
         widths = (*spec.dimensions, *([spec.default_dimension] if spec.default_dimension else []))
         if any(width > self.full_width for width in widths):
             raise ModelError(f"the spec lists {max(widths)} dimensions, the model has {self.full_width}")
+        self.latent = LatentAttention(spec.latent, hidden_size) if spec.latent else None
         self.linears = nn.ModuleList(nn.Linear(d.in_features, d.out_features, bias=d.bias) for d in spec.dense)
         self.activations = nn.ModuleList(_ACTIVATIONS[d.activation]() for d in spec.dense)
 
@@ -58,6 +64,19 @@ class Head(nn.Module):
                 raise ModelError(
                     f"{file} does not hold the dense layer's weights: {str(error).splitlines()[0]}"
                 ) from None
+
+    def load_latent(self, folder: Path | None, dtype: torch.dtype) -> None:
+        """Load the latent attention block from a folder of safetensors, to be computed in `dtype`.
+
+        Raises:
+            ModelError: if there is none, or it does not fit the spec.
+        """
+        if self.latent is None:
+            return
+        if folder is None:
+            raise ModelError("the spec has a latent attention block, the folder has no weights for it")
+        self.latent.load(folder)
+        self.latent.to(dtype)
 
     def save_dense(self, files: list[Path]) -> None:
         """Write each dense layer where sentence-transformers looks for it."""
@@ -80,7 +99,13 @@ class Head(nn.Module):
         return dimensions
 
     def forward(
-        self, hidden: Tensor, layout: PackedLayout, keep: Tensor | None = None, dimensions: int | None = None
+        self,
+        hidden: Tensor,
+        layout: PackedLayout,
+        keep: Tensor | None = None,
+        dimensions: int | None = None,
+        *,
+        normalize: bool | None = None,
     ) -> Tensor:
         """Make one vector per text.
 
@@ -89,6 +114,7 @@ class Head(nn.Module):
             layout: where each text lies.
             keep: (total_tokens,) bool, the pooled tokens; None for all.
             dimensions: width of the result, see `width`.
+            normalize: whether vectors get unit length; None for what the spec says.
 
         Returns:
             (batch, width) float32.
@@ -97,15 +123,17 @@ class Head(nn.Module):
         for linear, activation in zip(self.linears, self.activations, strict=True):
             vectors = activation(linear(vectors))
         vectors = vectors[:, : self.width(dimensions)]
-        return functional.normalize(vectors, dim=-1) if self.spec.normalize else vectors
+        unit = self.spec.normalize if normalize is None else normalize
+        return functional.normalize(vectors, dim=-1) if unit else vectors
 
     def pool(self, hidden: Tensor, layout: PackedLayout, keep: Tensor | None) -> Tensor:
         """Apply the spec's pooling; shapes as in `forward`, result (batch, H) float32."""
         match self.spec.pooling:
             case Pooling.MEAN:
-                return pool_mean(hidden, layout, keep)
+                return self.latent(hidden, layout, keep) if self.latent else pool_mean(hidden, layout, keep)
             case Pooling.WEIGHTED_MEAN:
-                return pool_mean(hidden, layout, keep, weighted=True)
+                count_kept = self.spec.prompt_span is PromptSpan.TEXT
+                return pool_mean(hidden, layout, keep, weighted=True, count_kept=count_kept)
             case Pooling.MAX:
                 return pool_max(hidden, layout, keep)
             case Pooling.LAST:

@@ -1,17 +1,27 @@
-"""Saving an encoder: one folder that Decant and plain sentence-transformers both load."""
+"""Saving an encoder: one folder that Decant loads, and plain sentence-transformers where it can express the vectors."""
 
 from __future__ import annotations
 
+import copy
+import json
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenizers import processors
+from transformers import PreTrainedTokenizerFast
+
 from .errors import ModelError
 from .formats import sentence_transformers
+from .formats.folder import LATENT_FOLDER
+from .tokenization import TextTokenizer
 
 if TYPE_CHECKING:
     from .encoder import Encoder
+
+log = logging.getLogger(__name__)
 
 
 def save_encoder(encoder: Encoder, folder: Path) -> None:
@@ -26,12 +36,50 @@ def save_encoder(encoder: Encoder, folder: Path) -> None:
     try:
         draft.mkdir(parents=True)
         encoder.backbone.model.save_pretrained(draft)
-        encoder.text_tokenizer.source.save_pretrained(draft)
-        dense = sentence_transformers.write(draft, encoder.spec, encoder.backbone.hidden_size)
-        encoder.head.save_dense(dense)
+        plain_tokenizer(encoder.text_tokenizer).save_pretrained(draft)
+        _save_modules(encoder, draft)
         encoder.spec.save(draft)
         os.replace(draft, folder)
     except OSError as error:
         raise ModelError(f"cannot save to {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def plain_tokenizer(tokenizer: TextTokenizer) -> PreTrainedTokenizerFast:
+    """Return the tokenizer with the special tokens that the spec adds or leaves out in its own template.
+
+    Others who load the folder know nothing of the spec and would go by the template alone.
+    """
+    source = tokenizer.source
+    ids = source.backend_tokenizer.encode("a").ids
+    inner = source.backend_tokenizer.encode("a", add_special_tokens=False).ids
+    if ids == tokenizer.opening + inner + tokenizer.closing:
+        return source
+    plain = copy.deepcopy(source)
+    backend = plain.backend_tokenizer
+    description = json.loads(backend.to_str())
+    present = description["post_processor"] or {}
+    # What only corrects offsets stays; one template takes the place of another, for two in a row misplace the text.
+    kept = [p for p in present.get("processors", [present]) if p.get("type") == "ByteLevel"]
+    names = {i: str(backend.id_to_token(i)) for i in (*tokenizer.opening, *tokenizer.closing)}
+    single = [*(names[i] for i in tokenizer.opening), "$A", *(names[i] for i in tokenizer.closing)]
+    template = processors.TemplateProcessing(single=single, special_tokens=[(name, i) for i, name in names.items()])
+    kept_processors = [processors.ByteLevel(**{k: v for k, v in p.items() if k != "type"}) for p in kept]
+    backend.post_processor = processors.Sequence([*kept_processors, template]) if kept else template
+    return plain
+
+
+def _save_modules(encoder: Encoder, folder: Path) -> None:
+    """Write what stands behind the backbone, and sentence-transformers' description where it can have one."""
+    spec = encoder.spec
+    reason = sentence_transformers.inexpressible(spec)
+    if reason:
+        log.warning("%s is saved for Decant alone: sentence-transformers cannot express it, %s", encoder.path, reason)
+        sentence_transformers.write_foreign(folder)
+        dense = [folder / sentence_transformers.dense_folder(i) / "model.safetensors" for i in range(len(spec.dense))]
+    else:
+        dense = sentence_transformers.write(folder, spec, encoder.backbone.hidden_size)
+    encoder.head.save_dense(dense)
+    if encoder.head.latent:
+        encoder.head.latent.save(folder / LATENT_FOLDER)

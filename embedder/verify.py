@@ -198,22 +198,25 @@ def instruction_masking(encoder: Encoder) -> Measurement:
     """
     name, detail = "instruction masking", "prompt tokens are attended to and not pooled"
     spec = encoder.spec
-    kinds = [kind for kind in spec.prompts if spec.prompt(kind, None)]
+    kinds = [kind for kind in spec.prompts if spec.prompt(kind, None) or spec.prompt_span is PromptSpan.TEXT]
     if not kinds or spec.include_prompt:
         return Measurement(name, 0.0, EXACT, True, "the spec pools prompts, or has none")
     worst = 0.0
     for kind in kinds:
-        prompt = spec.prompt(kind, None)
-        words = {i for i, letter in enumerate(prompt) if not letter.isspace()}
+        template = spec.template(kind)
         for text in TEXTS:
-            tokenized = encoder.text_tokenizer([text], prompt)
-            encoding = encoder.tokenizer.encode(prompt + text, add_special_tokens=spec.add_special_tokens)
+            prompt = template.before(text)
+            words = {i for i, letter in enumerate(prompt) if not letter.isspace()}
+            tokenized = encoder.text_tokenizer([text], template)
+            encoding = encoder.tokenizer.encode(template.wrap(text), add_special_tokens=spec.add_special_tokens)
             owners = [set(range(*span)) for span in encoding.offsets]
             first = next(
                 i for i, span in enumerate(owners) if max(span, default=-1) >= len(prompt) and not span & words
             )
             if spec.prompt_span is PromptSpan.TOKENS:
                 first = max(first, int(tokenized.pool_from[0]))
+            elif spec.prompt_span is PromptSpan.BARE_TOKENS:  # the prompt's last tokens stay, as many as are in front
+                first = max(first - len(encoder.text_tokenizer.opening), int(tokenized.pool_from[0]))
             by_hand = TokenizedTexts(tokenized.ids, np.array([first], np.int32), tokenized.truncated)
             expected = encoder.encode_tokens(by_hand)
             worst = max(worst, float(np.abs(_dense(encoder, [text], kind=kind) - expected).max()))

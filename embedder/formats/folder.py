@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import PretrainedConfig
 
-from ..backbone import load_config
+from ..backbone import load_config, model_type
 from ..errors import ModelError, UnsupportedModelError
+from ..prompts import apply_rule
 from ..spec import SPEC_FILE, EncoderSpec
-from . import sentence_transformers
+from . import llm2vec, nv_embed, sentence_transformers
 from .json_file import read_json
 
 ADAPTER_FILE = "adapter_config.json"
+LATENT_FOLDER = "latent_attention"
 
 # Formats with rules of their own, which a generic reading would get wrong without an error.
 _NOT_YET = {
-    "llm2vec_config.json": "an LLM2Vec folder",
     "1_SpladePooling": "a sparse encoder",
     "1_MultiVectorMaskFilter": "a multi-vector encoder",
 }
@@ -34,6 +37,10 @@ class ModelFiles:
         tokenizer: folder with tokenizer.json.
         dense: weight file of each dense layer in the spec.
         adapters: PEFT folders to merge into the backbone, in this order.
+        config: the backbone's configuration, where it is not the folder's.
+        renamed: how names of weights in the folder become the backbone's, as regular expressions.
+        latent: folder whose safetensors hold the latent attention block.
+        base_name: what the folder calls the decoder everything started from; empty if it does not say.
     """
 
     spec: EncoderSpec
@@ -41,6 +48,10 @@ class ModelFiles:
     tokenizer: Path
     dense: list[Path] = field(default_factory=list[Path])
     adapters: list[Path] = field(default_factory=list[Path])
+    config: PretrainedConfig | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict[str, str])
+    latent: Path | None = None
+    base_name: str = ""
 
 
 def resolve(path_or_name: str | Path) -> Path:
@@ -62,11 +73,15 @@ def resolve(path_or_name: str | Path) -> Path:
         raise ModelError(f"unknown model {name}: no such folder here, and the hub did not give it ({why})") from error
 
 
-def read_folder(folder: Path) -> ModelFiles:
+def read_folder(folder: Path, *, alone: bool = True) -> ModelFiles:
     """Find out what a model folder holds.
 
     A folder that only holds a decoder has no description of an encoder; it gets Decant's default conversion, the
     plain `EncoderSpec()` with the model's own limits: bidirectional attention, mean pooling, unit norm.
+
+    Args:
+        folder: the folder.
+        alone: whether nothing is stacked on it; an LLM2Vec adapter on a plain decoder is then refused.
 
     Raises:
         ModelError: if the folder is no model or contradicts itself.
@@ -76,31 +91,78 @@ def read_folder(folder: Path) -> ModelFiles:
         if (folder / name).exists():
             raise UnsupportedModelError(f"{folder} is {what}, which this version of Decant cannot load")
     if (folder / SPEC_FILE).is_file():
-        spec = EncoderSpec.from_json((folder / SPEC_FILE).read_text(encoding="utf-8"))
-        parts = sentence_transformers.read(folder)
-        return ModelFiles(spec, parts.backbone, parts.tokenizer, parts.dense)
+        return _saved_by_decant(folder)
+    if (folder / llm2vec.CONFIG_FILE).is_file():
+        return _llm2vec(folder, alone=alone)
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if nv_embed.is_nv_embed(config):
+        spec, backbone = nv_embed.read(folder)
+        return ModelFiles(spec, folder, folder, config=backbone, renamed=nv_embed.RENAMED, latent=folder)
+    if any("modeling_gritlm" in str(reference) for reference in dict(config.get("auto_map") or {}).values()):
+        files = _with_adapter(ModelFiles(EncoderSpec(), folder, folder), bare=True)
+        return replace(files, spec=apply_rule("gritlm", files.spec))
     if (folder / sentence_transformers.MODULES_FILE).is_file():
         parts = sentence_transformers.read(folder)
         return _with_adapter(ModelFiles(parts.spec, parts.backbone, parts.tokenizer, parts.dense))
-    if (folder / ADAPTER_FILE).is_file() or (folder / "config.json").is_file():
+    if (folder / ADAPTER_FILE).is_file() or config:
         return _with_adapter(ModelFiles(EncoderSpec(), folder, folder), bare=True)
     raise ModelError(f"{folder} is not a model folder: it has neither config.json nor modules.json")
 
 
+def stack_adapters(files: ModelFiles, adapters: Sequence[Path]) -> ModelFiles:
+    """Put PEFT folders on top of a model; an LLM2Vec folder among them brings its description.
+
+    Raises:
+        ModelError: if one of them is no adapter.
+    """
+    for adapter in adapters:
+        if not (adapter / ADAPTER_FILE).is_file():
+            raise ModelError(f"{adapter} is no adapter: it has no {ADAPTER_FILE}")
+        files = replace(files, adapters=[*files.adapters, adapter])
+        if (adapter / llm2vec.CONFIG_FILE).is_file():
+            files = replace(files, spec=_llm2vec_spec(adapter, files))
+    return files
+
+
+def _saved_by_decant(folder: Path) -> ModelFiles:
+    spec = EncoderSpec.from_json((folder / SPEC_FILE).read_text(encoding="utf-8"))
+    dense = [folder / sentence_transformers.dense_folder(i) / "model.safetensors" for i in range(len(spec.dense))]
+    return ModelFiles(spec, folder, folder, dense, latent=folder / LATENT_FOLDER if spec.latent else None)
+
+
+def _llm2vec(folder: Path, *, alone: bool) -> ModelFiles:
+    files = _with_adapter(ModelFiles(EncoderSpec(), folder, folder))
+    if alone and files.adapters == [folder]:
+        raise UnsupportedModelError(
+            f"{folder} is an LLM2Vec adapter that names a plain decoder as its base, where it may have been trained on "
+            "another adapter: name the model it belongs on, and this folder among its adapters"
+        )
+    return replace(files, spec=_llm2vec_spec(folder, files))
+
+
+def _llm2vec_spec(folder: Path, files: ModelFiles) -> EncoderSpec:
+    return llm2vec.read_spec(folder, files.base_name, model_type(files.config or load_config(files.backbone)))
+
+
 def _with_adapter(files: ModelFiles, *, bare: bool = False) -> ModelFiles:
-    """Follow a PEFT adapter to its base; read the limits of a bare decoder."""
+    """Follow PEFT adapters down to their base; read the limits of a bare decoder."""
     backbone, adapters, tokenizer = files.backbone, list(files.adapters), files.tokenizer
-    if (backbone / ADAPTER_FILE).is_file():
+    base_name = ""
+    while (backbone / ADAPTER_FILE).is_file():
+        if backbone in adapters:
+            raise ModelError(f"{backbone / ADAPTER_FILE} names a base that leads back to itself")
         adapters.insert(0, backbone)
-        base = read_json(backbone / ADAPTER_FILE).get("base_model_name_or_path")
-        if not base:
+        base_name = str(read_json(backbone / ADAPTER_FILE).get("base_model_name_or_path") or "")
+        if not base_name:
             raise ModelError(f"{backbone / ADAPTER_FILE} names no base model")
-        local = backbone / str(base)
-        backbone = local if local.is_dir() else resolve(str(base))
+        local = backbone / base_name
+        backbone = local if local.is_dir() else resolve(base_name)
         if not (tokenizer / "tokenizer.json").is_file():
             tokenizer = backbone
+    if (backbone / "config.json").is_file():
+        base_name = base_name or str(read_json(backbone / "config.json").get("_name_or_path") or "")
     spec = files.spec
     if bare:
         max_tokens = sentence_transformers.longest_sequence(load_config(backbone), tokenizer, None)
         spec = EncoderSpec(max_tokens=max_tokens)
-    return ModelFiles(spec, backbone, tokenizer, files.dense, adapters)
+    return ModelFiles(spec, backbone, tokenizer, files.dense, adapters, base_name=base_name)

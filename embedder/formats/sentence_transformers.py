@@ -103,8 +103,6 @@ def inexpressible(spec: EncoderSpec) -> str | None:
         return "it leaves special tokens out of the vector only where there is a prompt"
     if skips and spec.prompt_span is PromptSpan.BARE_TOKENS and any(template.parts[0] for template in templates):
         return "it counts a prompt's tokens with the special ones"
-    if not spec.add_special_tokens:
-        return "it always adds the tokenizer's special tokens"
     return None
 
 

@@ -1,5 +1,14 @@
 """From the hidden states of a packed batch to one vector per sequence."""
 
+from .latent import LatentWeights, latent_attention, latent_keys_values, pool_latent
 from .packed import pool_edge, pool_max, pool_mean
 
-__all__ = ["pool_edge", "pool_max", "pool_mean"]
+__all__ = [
+    "LatentWeights",
+    "latent_attention",
+    "latent_keys_values",
+    "pool_edge",
+    "pool_latent",
+    "pool_max",
+    "pool_mean",
+]

@@ -8,7 +8,14 @@ from torch import Tensor
 from ..attention.layout import PackedLayout
 
 
-def pool_mean(hidden: Tensor, layout: PackedLayout, keep: Tensor | None = None, *, weighted: bool = False) -> Tensor:
+def pool_mean(
+    hidden: Tensor,
+    layout: PackedLayout,
+    keep: Tensor | None = None,
+    *,
+    weighted: bool = False,
+    count_kept: bool = False,
+) -> Tensor:
     """Average the kept hidden states of each sequence.
 
     Args:
@@ -16,6 +23,7 @@ def pool_mean(hidden: Tensor, layout: PackedLayout, keep: Tensor | None = None, 
         layout: where each sequence lies.
         keep: (total_tokens,) bool, the tokens that are pooled; None for all. Each sequence keeps at least one.
         weighted: weigh a token by its position in the sequence, counted from 1 (SGPT, arXiv 2202.08904).
+        count_kept: count those positions from the first kept token (LLM2Vec).
 
     Returns:
         (batch, H) float32.
@@ -32,7 +40,8 @@ def pool_mean(hidden: Tensor, layout: PackedLayout, keep: Tensor | None = None, 
             if weighted:
                 weights *= torch.arange(1, length + 1, device=hidden.device)
             if keep is not None:
-                weights *= keep[start:stop].view(count, length)
+                kept = keep[start:stop].view(count, length)
+                weights = kept.cumsum(1) * kept.float() if weighted and count_kept else weights * kept
             weights /= weights.sum(1, keepdim=True)
             out[row : row + count] = torch.bmm(weights[:, None], states.float())[:, 0]
         row += count

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from decant.embedder import Encoder
+from decant.embedder.verify import verify_encoder
+
+BOUND = 1e-5
+
+
+def load_official() -> Any:
+    spec = importlib.util.spec_from_file_location("official", Path(__file__).with_name("official.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["official"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+official = load_official()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def make(name: str) -> tuple[Any, Encoder, Path]:
+        folder = tmp_path_factory.mktemp("official")
+        case = official.CASES[name](folder / "model")
+        encoder = Encoder.load(case.path, dtype="float32", **case.load)
+        encoder.save(folder / "saved")
+        return case, encoder, folder / "saved"
+
+    return make
+
+
+@pytest.mark.parametrize("name", official.CASES)
+class TestOfficialFormat:
+    def test_agrees_with_the_plain_statement(self, name: str, built: Any) -> None:
+        case, encoder, _ = built(name)
+        for call in case.calls:
+            assert np.abs(encoder.encode(**call.arguments).dense - call.expected).max() <= BOUND
+
+    def test_saved_and_loaded_again_agrees(self, name: str, built: Any) -> None:
+        case, _, saved = built(name)
+        encoder = Encoder.load(saved, dtype="float32")
+        for call in case.calls:
+            assert np.abs(encoder.encode(**call.arguments).dense - call.expected).max() <= BOUND
+
+    def test_keeps_every_invariant(self, name: str, built: Any) -> None:
+        _, encoder, _ = built(name)
+        assert [m for m in verify_encoder(encoder) if not m.passed] == []
+
+    def test_plain_sentence_transformers_agrees_where_it_can_load(self, name: str, built: Any) -> None:
+        case, encoder, saved = built(name)
+        folders = ([case.path] if case.plain else []) + ([saved] if case.plain_again else [])
+        for folder in folders:
+            plain = SentenceTransformer(str(folder), device="cpu")
+            for call in case.calls:
+                template = encoder.spec.template(
+                    call.arguments.get("kind", "document"), call.arguments.get("instruction")
+                )
+                vectors = plain.encode(list(call.arguments["texts"]), prompt=template.parts[0])
+                assert np.abs(vectors - call.expected).max() <= BOUND
+
+    def test_plain_sentence_transformers_refuses_what_it_cannot_express(self, name: str, built: Any) -> None:
+        case, _, saved = built(name)
+        if not case.plain_again:
+            with pytest.raises(ValueError, match="not part of Sentence Transformers"):
+                SentenceTransformer(str(saved), device="cpu")
