@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, get_peft_model
 from peft.utils import load_peft_weights, set_peft_model_state_dict
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -27,10 +28,13 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     try:
         config = PeftConfig.from_pretrained(str(folder))
         state: dict[str, Tensor] = load_peft_weights(str(folder), device="cpu")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise ModelError(f"cannot read the adapter in {folder}: {str(error).splitlines()[0]}") from error
+    if config.is_prompt_learning:
+        raise ModelError(f"the adapter in {folder} adds tokens to the text and changes no weights: it cannot be merged")
     # Only the backbone is here, so what the adapter was trained for (`task_type`) has no class to match.
     config.task_type = None
+    config.base_model_name_or_path = None
     config.inference_mode = True
     try:
         with warnings.catch_warnings():
@@ -39,9 +43,9 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             wrapped: Any = get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(f"the adapter in {folder} does not fit the model: {str(error).splitlines()[0]}") from error
-    prefixes = {name.split(".", 3)[2] for name in state if name.count(".") > 2}
-    if prefixes == {"model"} and not hasattr(model, "model"):
-        state = {name.replace("base_model.model.model.", "base_model.model.", 1): v for name, v in state.items()}
+    deeper = f"base_model.model.{model.base_model_prefix}."
+    if all(name.startswith(deeper) for name in state) and not hasattr(model, model.base_model_prefix):
+        state = {"base_model.model." + name.removeprefix(deeper): value for name, value in state.items()}
     _check_shapes(wrapped, state, folder)
     result = set_peft_model_state_dict(wrapped, state)
     unplaced = list(result.unexpected_keys) + [key for key in result.missing_keys if "lora_" in key]
