@@ -42,6 +42,20 @@ def convert(model: LlamaForCausalLM, keep_branches: float, branch_std: float, se
         model.model.norm.weight.fill_(1.0)
 
 
+def temper(model: LlamaForCausalLM, table: NDArray[np.float32], branch_share: float) -> None:
+    """Goes back from the trained encoder towards the token table it started from, in place.
+
+    After a short training the layers' contribution points the right way but is too large: the mean of start and end
+    in weight space does better than either (Wortsman et al. 2022, 'Robust fine-tuning of zero-shot models'). Here the
+    start is the token table `table`, (V, D) float32, with silent layers; the share is chosen on the development set.
+    """
+    with torch.no_grad():
+        model.get_input_embeddings().weight.copy_(torch.from_numpy(table))
+        model.model.norm.weight.fill_(1.0)
+        for branch in residual_outputs(model):
+            branch.weight.mul_(branch_share)
+
+
 def train_contrastive(
     model: LlamaForCausalLM,
     pairs: PairSet,

@@ -29,6 +29,10 @@ def export_encoder(
     )
     folder.mkdir(parents=True, exist_ok=True)
     model.to(getattr(torch, recipe.dtype)).save_pretrained(folder)
+    # A bidirectional model must not be generated from, so it says nothing about how.
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    # safetensors writes for the owner only, which a package would carry on.
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
     sentence_transformers.write(folder, spec, width)
     spec.save(folder)

@@ -120,6 +120,7 @@ class ContrastiveRecipe:
     cosine_weight: float = 1.0
     scores_weight: float = 1.0
     teacher_share: float = 0.8
+    branch_share: float = 1.0
     checkpoint_steps: int = 25
 
 

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBas
 
 from ...kernels.attention import register
 from .batches import PackedTexts, pack
-from .contrastive import convert, train_contrastive
+from .contrastive import convert, temper, train_contrastive
 from .decoder import build_decoder, mean_vectors
 from .dev import Encode, dev_scores, dev_sets
 from .export import export_encoder
@@ -126,10 +126,12 @@ class Run:
 
     def _contrastive(self, recipe: ContrastiveRecipe, folder: Path) -> None:
         pairs, vectors = PairSet.load(self._result("pairs")), TeacherVectors.load(self._result("teacher"))
-        rotation = TokenTable.load(self._result("token-table") / "table.npz").rotation
+        table = TokenTable.load(self._result("token-table") / "table.npz")
         model = self._model("lm")
         convert(model, recipe.keep_branches, recipe.branch_std, recipe.seed)
-        train_contrastive(model, pairs, vectors, rotation, recipe, folder)
+        train_contrastive(model, pairs, vectors, table.rotation, recipe, folder)
+        if recipe.branch_share != 1:
+            temper(model, table.vectors, recipe.branch_share)
         model.save_pretrained(folder / "model")
         _write_dev_scores(pairs, lambda texts: mean_vectors(model, texts), folder)
 

@@ -7,6 +7,7 @@ import torch
 
 from decant.embedder import Encoder
 from decant.embedder.training.batches import pack
+from decant.embedder.training.contrastive import temper
 from decant.embedder.training.decoder import build_decoder, mean_vectors, next_token_loss
 from decant.embedder.training.export import export_encoder
 from decant.embedder.training.pairs import PairSet
@@ -133,6 +134,20 @@ def test_at_the_start_the_transformer_equals_the_token_table(decoder):
     texts = pack(ROWS, np.arange(4), 6)
     directions = [torch.nn.functional.normalize(vectors) for vectors in (mean_vectors(decoder, texts), table(texts))]
     torch.testing.assert_close(*directions)
+
+
+@torch.no_grad()
+def test_tempering_goes_from_the_trained_encoder_to_the_table(finished_run):
+    table = TokenTable.load(finished_run.folder / "token-table" / "table.npz").vectors
+    texts = pack(ROWS, np.arange(4), 6)
+    expected = torch.nn.functional.normalize(TableEncoder(table, 1.0)(texts))
+    distances = []
+    for share in (1.0, 0.5, 0.0):
+        model = finished_run._model("contrastive")
+        temper(model, table, share)
+        distances.append((torch.nn.functional.normalize(mean_vectors(model, texts)) - expected).abs().max().item())
+    assert distances[0] > distances[1] > distances[2]
+    assert distances[2] < 1e-6
 
 
 @torch.no_grad()
