@@ -23,7 +23,7 @@ def fingerprint(spec: EncoderSpec, folders: Iterable[Path], files: Iterable[Path
     Returns:
         32 hexadecimal digits; equal exactly when the vectors are, numerics of device and dtype aside.
     """
-    digest = hashlib.blake2b(spec.to_json().encode(), digest_size=16)
+    digest = hashlib.blake2b(spec.identity().encode(), digest_size=16)
     for folder in dict.fromkeys(folders):
         patterns = (*_WEIGHTS, "config.json", "tokenizer.json", "adapter_config.json")
         for file in sorted({file for pattern in patterns for file in folder.glob(pattern)}):

@@ -245,6 +245,15 @@ class EncoderSpec:
         values["dense"] = [asdict(layer) for layer in self.dense]
         return json.dumps({"format": SPEC_FORMAT, "spec": values}, indent=2, sort_keys=True, ensure_ascii=False)
 
+    def identity(self) -> str:
+        """Return what distinguishes this spec: the fields that differ from their defaults, as canonical JSON.
+
+        A field that a later version adds leaves it as it was, and with it the fingerprint of every store.
+        """
+        plain: dict[str, Any] = json.loads(type(self)().to_json())["spec"]
+        own: dict[str, Any] = json.loads(self.to_json())["spec"]
+        return json.dumps({key: value for key, value in own.items() if value != plain[key]}, sort_keys=True)
+
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote.
