@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from transformers import LlamaForCausalLM
 
 from ..backbone import set_attention
@@ -50,7 +52,7 @@ def temper(model: LlamaForCausalLM, table: NDArray[np.float32], branch_share: fl
     start is the token table `table`, (V, D) float32, with silent layers; the share is chosen on the development set.
     """
     with torch.no_grad():
-        model.get_input_embeddings().weight.copy_(torch.from_numpy(table))
+        cast(nn.Embedding, model.get_input_embeddings()).weight.copy_(torch.from_numpy(table))
         model.model.norm.weight.fill_(1.0)
         for branch in residual_outputs(model):
             branch.weight.mul_(branch_share)
