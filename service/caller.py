@@ -6,6 +6,8 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
+_ID_LENGTH = 128
+
 
 @dataclass(frozen=True)
 class Caller:
@@ -25,6 +27,13 @@ class Caller:
 def new_request_id() -> str:
     """Return a name for a call that brought none."""
     return f"req-{secrets.token_hex(8)}"
+
+
+def request_id_from(sent: str | None) -> str:
+    """Return the caller's own id where it is fit for a header and a log, else a new one."""
+    if sent and len(sent) <= _ID_LENGTH and sent.isascii() and sent.isprintable():
+        return sent
+    return new_request_id()
 
 
 def deadline_in(seconds: float | None, at_most: float) -> float:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 from importlib.metadata import version
+from io import TextIOWrapper
 from types import FrameType
 from typing import Annotated
 
 import typer
 
-from . import ask, convert, embed, evaluate, index, info, search, verify
+from . import ask, convert, embed, evaluate, index, info, search, serve, verify
 from .exit_codes import MEANING, ExitCode
 from .program import Program
 
@@ -28,7 +29,7 @@ app = typer.Typer(
     epilog=_EXIT_CODES,
     context_settings={"help_option_names": HELP_NAMES, "max_content_width": 100},
 )
-for _module in (index, search, ask, embed, info, convert, verify, evaluate):
+for _module in (index, search, ask, embed, info, convert, verify, evaluate, serve):
     app.command(_module.NAME, short_help=_module.SHORT_HELP)(_module.command)
 
 
@@ -62,4 +63,8 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
 def main() -> None:
     """Run the command line of this process."""
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A file name that is no Unicode, or a terminal that is not UTF-8, must not end a run.
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(app())

@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from ..caller import Caller, deadline_in, new_request_id
+from ..caller import Caller, deadline_in, request_id_from
 from ..failures import failure_of, message_of, retry_after
 from ..keys import KeyRing, Scope
 from ..metrics import Metrics
@@ -24,8 +24,6 @@ from ..metrics import Metrics
 Context = grpc.aio.ServicerContext[Any, Any]
 Protocol = Literal["decant.v1", "tei.v1"]
 _log = logging.getLogger(__name__)
-
-_ID_LENGTH = 128
 
 
 @dataclass
@@ -59,7 +57,7 @@ class Door:
         """Admit a call; what is raised inside becomes its status."""
         began = time.monotonic()
         sent = _metadata(context)
-        request_id = _request_id(sent.get("x-request-id"))
+        request_id = request_id_from(sent.get("x-request-id"))
         context.set_trailing_metadata((("x-request-id", request_id),))
         deadline = deadline_in(context.time_remaining(), self._timeout)
         visit = Visit(Caller("", deadline, request_id), began)
@@ -113,10 +111,3 @@ def _trailers(code: grpc.StatusCode, error: Exception, request_id: str) -> tuple
 def _metadata(context: Context) -> dict[str, str]:
     pairs = context.invocation_metadata() or ()
     return {key: value for key, value in pairs if isinstance(value, str)}
-
-
-def _request_id(sent: str | None) -> str:
-    """The caller's own id where it is fit for a header and a log."""
-    if sent and len(sent) <= _ID_LENGTH and sent.isascii() and sent.isprintable():
-        return sent
-    return new_request_id()

@@ -1,0 +1,108 @@
+"""`Settings`: everything `decant serve` can be told, by flags, by DECANT_* variables, or by a file, in that order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    JsonConfigSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings.exceptions import SettingsError
+
+from .errors import ServiceError
+from .keys import ApiKey
+from .queue import Limits
+
+_MIB = 2**20
+
+
+class ConfigError(ServiceError):
+    """A setting that makes no sense."""
+
+
+class Settings(BaseSettings):
+    """How a server runs. Unknown names in a file are errors; seconds and bytes are in the names."""
+
+    model_config = SettingsConfigDict(env_prefix="DECANT_", extra="forbid", frozen=True, protected_namespaces=())
+
+    model: str | None = Field(None, description="Model folder or hub name; the model that ships with Decant if absent")
+    name: str | None = Field(None, description="What clients call the model; the folder's name if absent")
+    store: Path | None = Field(None, description="Folder of the index to search; no search if absent")
+    device: str | None = Field(None, description="cpu, cuda, cuda:1 and so on; the best one here if absent")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="Number format of the model")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every one this machine has")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="0 for one that the system picks")
+    http_port: int = Field(8080, ge=0, le=65535, description="0 for one that the system picks")
+    max_texts: int = Field(2048, ge=1, description="Texts in one request")
+    max_message_bytes: int = Field(64 * _MIB, ge=1024, description="Size of one request or answer")
+    batch_tokens: int | None = Field(None, ge=1, description="Token budget of a batch; what suits the device if absent")
+    queued_tokens: int = Field(524_288, ge=1, description="Tokens that may wait; beyond it calls are refused")
+    queued_requests: int = Field(1024, ge=1, description="Calls that may wait; beyond it calls are refused")
+    request_seconds: float = Field(60.0, gt=0, description="Time limit of a call that sets none")
+    drain_seconds: float = Field(30.0, ge=0, description="Time that running calls get when the server stops")
+    linger_seconds: float = Field(
+        0.0, ge=0, description="Between NOT_SERVING and refusing calls, for load balancers to notice"
+    )
+    grpc_gzip: bool = Field(False, description="Compress gRPC answers; compressed requests are always read")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    api_keys: tuple[ApiKey, ...] = Field((), description="Hashed keys; everybody is let in if there are none")
+
+    @field_validator("api_keys")
+    @classmethod
+    def _hashed(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+        for key in keys:
+            if len(key.sha256) != 64 or not all(c in "0123456789abcdefABCDEF" for c in key.sha256):
+                raise ValueError("sha256 must be the key's hash, 64 hexadecimal digits, not the key itself")
+        return keys
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags before variables before the file."""
+        file = (TomlConfigSettingsSource(settings_cls), JsonConfigSettingsSource(settings_cls))
+        return (init_settings, env_settings, *file)
+
+    @classmethod
+    def load(cls, file: Path | None = None, **flags: Any) -> Self:
+        """Put the three sources together; a flag that is None was not given.
+
+        Raises:
+            ConfigError: naming the setting that cannot be used.
+        """
+        if file is not None and not file.is_file():
+            raise ConfigError(f"there is no configuration file {file}: check --config")
+        if file is not None and file.suffix == ".json":
+            where = SettingsConfigDict(json_file=file)
+        else:
+            where = SettingsConfigDict(toml_file=file)
+        configured = cast("type[Self]", type(cls.__name__, (cls,), {"model_config": where}))
+        try:
+            return configured(**{name: value for name, value in flags.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"setting {name}: {first['msg'].removeprefix('Value error, ')}") from None
+        except (SettingsError, ValueError) as error:
+            raise ConfigError(f"the configuration cannot be read: {' '.join(str(error).split())}") from None
+
+    def limits(self, batch_tokens: int) -> Limits:
+        """The queue's limits; `batch_tokens` where none is set."""
+        return Limits(self.queued_tokens, self.queued_requests, self.batch_tokens or batch_tokens)
+
+    def shown(self) -> dict[str, Any]:
+        """All settings, ready for JSON, the keys' hashes cut short."""
+        values = self.model_dump(mode="json")
+        values["api_keys"] = [{**key, "sha256": f"{key['sha256'][:8]}..."} for key in values["api_keys"]]
+        return values

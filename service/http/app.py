@@ -1,0 +1,104 @@
+"""The application: routes, the size limit, and errors that arise before a route is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..keys import KeyRing
+from ..metrics import Metrics
+from ..models import Models
+from ..search import SearchService
+from .door import Door
+from .openai import openai_routes
+from .own import own_routes
+from .shapes import Shape, json_response, openai_error, shape_of
+from .tei import tei_routes
+
+
+def make_app(
+    models: Models,
+    search: SearchService | None,
+    keys: KeyRing,
+    metrics: Metrics,
+    *,
+    timeout_seconds: float,
+    max_body_bytes: int,
+    healthy: Callable[[], Awaitable[bool]],
+) -> FastAPI:
+    """Put the application together; arguments as of `GrpcServer` and `own_routes`."""
+    # The interactive pages would fetch their scripts from elsewhere; /openapi.json is the description.
+    app = FastAPI(title="Decant", version=version("decant"), docs_url=None, redoc_url=None)
+    door = Door(keys, metrics, timeout_seconds)
+    app.include_router(openai_routes(door, models))
+    app.include_router(tei_routes(door, models))
+    app.include_router(own_routes(door, search, metrics, healthy))
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    return app
+
+
+class BodyLimit:
+    """Refuses bodies that are too large, before or while they are read."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on with its body counted."""
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_bytes:
+                raise self._too_large()
+            return message
+
+        if scope["type"] == "http" and _declared_bytes(scope) > self._max_bytes:
+            response = _error(scope["path"], 413, str(self._too_large().detail))
+            await response(scope, receive, send)
+            return
+        await self._app(scope, counted, send)
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"the request has more than {self._max_bytes:,} bytes: send fewer texts at once")
+
+
+def _declared_bytes(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"][1:]]
+    name = ".".join(place[:1]) or "body"
+    path = request.url.path
+    status = 422 if shape_of(path) is Shape.TEI else 400
+    return _error(path, status, f"{name}: {first['msg']}", param=name)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"no such route: {request.url.path}" if error.status_code == 404 else str(error.detail)
+    return _error(request.url.path, error.status_code, message)
+
+
+def _error(path: str, status: int, message: str, param: str | None = None) -> Response:
+    headers = {"x-should-retry": "false"}
+    if shape_of(path) is Shape.TEI:
+        return json_response({"error": message, "error_type": "Validation"}, status=status, headers=headers)
+    return openai_error(message, status, param=param, headers=headers)

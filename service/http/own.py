@@ -1,0 +1,80 @@
+"""Our own routes: /search, /health and /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from ...index import Hit
+from ..caller import Caller
+from ..errors import NotOffered
+from ..metrics import CONTENT_TYPE, Metrics
+from ..search import Query, SearchService
+from .door import Door
+from .shapes import json_response
+
+
+class SearchBody(BaseModel):
+    """A question."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: str
+    mode: Literal["dense", "lexical", "hybrid"] = "hybrid"
+    k: int = Field(10, ge=1, le=10_000)
+    filter: str | None = Field(None, description="Conditions in SQL on doc_id, path, title, media, metadata.<name>")
+    exact: bool = Field(False, description="Compare every vector, even where an accelerator exists")
+
+
+def own_routes(
+    door: Door, search: SearchService | None, metrics: Metrics, healthy: Callable[[], Awaitable[bool]]
+) -> APIRouter:
+    """The routes; `healthy` asks the encoder and knows whether the server is leaving."""
+    router = APIRouter(tags=["Decant"])
+
+    @router.post("/search", summary="Questions to passages")
+    async def find(body: SearchBody, request: Request) -> Response:
+        async def work(caller: Caller) -> Response:
+            if search is None:
+                raise NotOffered("this server has no store to search: start it with --store DIR")
+            found = await search.search(Query(body.query, body.mode, body.k, body.filter, body.exact), caller)
+            hits = [_hit(rank, hit) for rank, hit in enumerate(found.hits, start=1)]
+            return json_response({"query": body.query, "mode": body.mode, "hits": hits})
+
+        return await door.serve(request, "search", work, scope="search", model=search.model.name if search else "")
+
+    @router.get("/health", summary="Whether the encoder computes")
+    async def health() -> Response:
+        if await healthy():
+            return Response(status_code=200)
+        body = {"error": "the encoder does not answer, or the server is leaving", "error_type": "Unhealthy"}
+        return json_response(body, status=503, headers={"retry-after": "1"})
+
+    @router.get("/ping", include_in_schema=False)
+    async def ping() -> Response:
+        return await health()
+
+    @router.get("/metrics", summary="Prometheus metrics")
+    async def read_metrics() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    return router
+
+
+def _hit(rank: int, hit: Hit) -> dict[str, object]:
+    return {
+        "rank": rank,
+        "score": hit.score,
+        "doc_id": hit.chunk.doc_id,
+        "path": hit.path,
+        "title": hit.title,
+        "start_char": hit.chunk.start_char,
+        "end_char": hit.chunk.end_char,
+        "text": hit.chunk.text,
+        "metadata": dict(hit.metadata),
+        "ranks": dict(hit.ranks),
+    }
