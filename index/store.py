@@ -31,12 +31,13 @@ from .opening import ACCELERATORS, LANCE, LOCK, locate, model_name
 from .schema import TABLE, DocumentState, IndexedDocument, rows_of
 from .snapshot import Snapshot, chunk_of, lance_errors, metadata_of
 
-# A version that an open reader still uses is kept this long by the maintenance that follows every write.
-KEEP_VERSIONS = timedelta(hours=1)
-# What is not yet in the full-text index is searched row by row; from here on bringing it up to date pays.
-SMALL_STORE_ROWS = 50_000
-UNINDEXED_ROWS = 512
-FRAGMENTS = 20
+# Maintenance that follows a write spares the versions that queries may be in the middle of.
+KEEP_VERSIONS = timedelta(minutes=1)
+# Rows not yet in the full-text index are searched one by one (some 0.04 ms each), and bringing it up to date rewrites
+# a good part of the store: that is done when the rows are this many and this share of all, or the files too many.
+UNINDEXED_ROWS = 64
+UNINDEXED_SHARE = 1 / 500
+SMALL_FRAGMENTS = 100
 DELETE_IDS = 10_000
 # Every version lists all fragments, so a long run of small commits would grow with its square if it never compacted.
 COMPACT_COMMITS = 500
@@ -61,6 +62,7 @@ class Store:
         self._guard = threading.RLock()
         self._depth = 0
         self._commits = 0
+        self._one_write = threading.RLock()
         with lance_errors(root):
             self._database = lancedb.connect(root / LANCE, read_consistency_interval=timedelta(0))
             self._table: Table = self._database.open_table(TABLE)
@@ -180,7 +182,7 @@ class Store:
 
     @contextmanager
     def writer(self) -> Generator[Self]:
-        """Hold the one-writer lock; leaving it without an error brings the indexes up to date.
+        """Hold the one-writer lock; leaving it without an error sees to the indexes where enough has changed.
 
         Raises:
             StoreLocked: another process, or another handle in this one, is writing.
@@ -270,12 +272,13 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Generator[None]:
-        """Use the lock that is held, or hold it for one call."""
-        if self._lock.held:
-            yield
-            return
-        with self.writer():
-            yield
+        """Use the lock that is held, or hold it for one call; threads that share this handle take turns."""
+        with self._one_write:
+            if self._lock.held:
+                yield
+            else:
+                with self.writer():
+                    yield
 
     def _count_commit(self) -> None:
         self._commits += 1
@@ -287,9 +290,9 @@ class Store:
             unindexed = lexical.unindexed_rows(self._table)
             if not unindexed:
                 return
-            small = self._table.count_rows() <= SMALL_STORE_ROWS
-            fragments = cast(Any, self._table.stats())["fragment_stats"]["num_fragments"]
-            if small or unindexed >= UNINDEXED_ROWS or fragments >= FRAGMENTS:
+            stats = cast(Any, self._table.stats())
+            many = unindexed >= max(UNINDEXED_ROWS, UNINDEXED_SHARE * stats["num_rows"])
+            if many or stats["fragment_stats"]["num_small_fragments"] >= SMALL_FRAGMENTS:
                 self._table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
     def _version(self) -> int:

@@ -48,27 +48,27 @@ def test_many_writes_score_as_one_write(tmp_path):
         assert results(steps) == expected
 
 
-def test_a_small_tail_of_a_large_store_waits_but_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "SMALL_STORE_ROWS", 50)
+def test_a_small_tail_waits_to_be_indexed_but_is_found(tmp_path):
     with Store.open(tmp_path / "s", encoder=ENCODER, create=True) as store:
-        store.replace(entries(texts(100)))  # far more than nothing: indexed at once
-        store.optimize()
+        store.replace(entries(texts(store_module.UNINDEXED_ROWS)))  # enough to be indexed at once
+        assert store.info()["lexical"]["not_yet_indexed"] == 0
         store.replace([indexed("late", "word3 latecomer\n", ENCODER)])
         assert store.info()["lexical"]["not_yet_indexed"] == 1
         searcher = Searcher(store, ENCODER)
         assert [hit.chunk.doc_id for hit in searcher.search("latecomer", mode="lexical")] == ["late"]
         assert "late" in {hit.chunk.doc_id for hit in searcher.search("word3", mode="lexical", k=100)}
-        for number in range(store_module.FRAGMENTS):
-            store.replace([indexed(f"later{number}", "word3 again\n", ENCODER)])
-        assert store.info()["lexical"]["not_yet_indexed"] < store_module.FRAGMENTS
-
-
-def test_a_small_store_is_always_up_to_date(tmp_path):
-    with Store.open(tmp_path / "s", encoder=ENCODER, create=True) as store:
-        with store.writer():
-            store.replace(entries(texts(20)))
-            assert store.info()["lexical"]["not_yet_indexed"] == 20
+        store.optimize()
         assert store.info()["lexical"]["not_yet_indexed"] == 0
+
+
+def test_many_files_are_a_reason_to_compact(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "SMALL_FRAGMENTS", 6)
+    with Store.open(tmp_path / "s", encoder=ENCODER, create=True) as store:
+        waiting = []
+        for number in range(12):
+            store.replace([indexed(f"d{number}", "word3 again\n", ENCODER)])
+            waiting.append(store.info()["lexical"]["not_yet_indexed"])
+        assert max(waiting) == 5 and waiting.count(0) == 2
 
 
 @pytest.mark.parametrize(

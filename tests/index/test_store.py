@@ -1,5 +1,6 @@
 """What a store keeps, replaces, removes and refuses."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -170,6 +171,19 @@ def test_a_read_only_handle_refuses_every_write(store):
         ):
             with pytest.raises(StoreReadOnly):
                 write()
+
+
+def test_threads_that_share_a_handle_take_turns(store):
+    def write(letter):
+        for number in range(6):
+            store.replace([indexed(f"{letter}{number % 3}", f"{letter} {number}\nsecond\n", ENCODER)])
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, "abcd"))
+    assert {name: store.text(name)[:3] for name in store.documents()} == {
+        f"{letter}{number - 3}": f"{letter} {number}" for letter in "abcd" for number in (3, 4, 5)
+    }
+    assert len(store.snapshot()) == 24
 
 
 def test_many_documents_with_awkward_names_at_once(store):
