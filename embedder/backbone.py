@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub import errors as hub_errors
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
@@ -71,6 +72,8 @@ class Backbone:
         """
         config = config or load_config(folder)
         family = model_type(config)
+        if config.is_encoder_decoder:
+            raise UnsupportedModelError(f"{family} is an encoder with a decoder behind it: choose a model of one part")
         if attention is Attention.BIDIRECTIONAL and family in NOT_BIDIRECTIONAL:
             raise UnsupportedModelError(
                 f"{family} cannot be bidirectional: {NOT_BIDIRECTIONAL[family]}; load it with attention=causal"
@@ -97,7 +100,7 @@ class Backbone:
             raise UnsupportedModelError(
                 f"{family} does not run on packed batches ({error}): choose another model"
             ) from error
-        except (OSError, ValueError, RuntimeError, hub_errors.HFValidationError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError, hub_errors.HFValidationError) as error:
             raise ModelError(f"cannot load the weights in {folder}: {str(error).splitlines()[0]}") from error
         absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
         if absent:

@@ -257,6 +257,8 @@ class Encoder:
 
         `normalize` overrides the spec's rule for this call; the other arguments are as in `encode`.
         """
+        if batch_tokens is not None and batch_tokens < 1:
+            raise InputError(f"batch_tokens must be at least 1, not {batch_tokens}")
         lengths = [len(ids) for ids in tokenized.ids]
         default = BATCH_TOKENS_GPU if self.backbone.device.type == "cuda" else BATCH_TOKENS_CPU
         out = np.empty((len(lengths), self.head.width(dimensions)), np.float32)

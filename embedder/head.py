@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -60,7 +61,7 @@ class Head(nn.Module):
             try:
                 state = {key.removeprefix("linear."): value.float() for key, value in load_file(file).items()}
                 linear.load_state_dict(state)
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, SafetensorError) as error:
                 raise ModelError(
                     f"{file} does not hold the dense layer's weights: {str(error).splitlines()[0]}"
                 ) from None

@@ -271,10 +271,13 @@ class EncoderSpec:
         unknown = values.keys() - {f.name for f in fields(cls)}
         if unknown:
             raise ModelError(f"{SPEC_FILE} has unknown keys {sorted(unknown)}: upgrade Decant or remove them")
-        values["dense"] = tuple(DenseSpec(**layer) for layer in values.get("dense", ()))
-        values["text_limit"] = TextLimit(**values["text_limit"]) if values.get("text_limit") else None
-        values["latent"] = LatentSpec(**values["latent"]) if values.get("latent") else None
-        return cls(**values)
+        try:
+            values["dense"] = tuple(DenseSpec(**layer) for layer in values.get("dense", ()))
+            values["text_limit"] = TextLimit(**values["text_limit"]) if values.get("text_limit") else None
+            values["latent"] = LatentSpec(**values["latent"]) if values.get("latent") else None
+            return cls(**values)
+        except (TypeError, AttributeError) as error:
+            raise ModelError(f"{SPEC_FILE} has a value of the wrong type: {error}") from None
 
     def save(self, folder: Path) -> None:
         """Write `decant.json` into `folder`."""
