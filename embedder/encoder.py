@@ -93,7 +93,7 @@ class Encoder:
             raise ModelError(f"{path} has {len(files.dense)} dense layers, its spec says {len(files.spec.dense)}")
         place = choose_device(device)
         kind = None if dtype == "checkpoint" else choose_dtype(dtype, place)
-        tokenizer = TextTokenizer.load(files.tokenizer, files.spec)
+        tokenizer = TextTokenizer.load(files.tokenizer, files.spec, files.config)
         backbone = Backbone.load(
             files.backbone,
             files.spec.attention,

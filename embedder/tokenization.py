@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer, normalizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
 from .cutting import count_tokens, cut_text, cut_to_tokens
 from .errors import InputError, ModelError
@@ -77,14 +77,16 @@ class TextTokenizer:
             raise ModelError(f"max_tokens={spec.max_tokens} leaves no room beside {self.special_tokens} special tokens")
 
     @classmethod
-    def load(cls, folder: Path, spec: EncoderSpec) -> TextTokenizer:
-        """Load the tokenizer of a model folder.
+    def load(cls, folder: Path, spec: EncoderSpec, config: PretrainedConfig | None = None) -> TextTokenizer:
+        """Load the tokenizer of a model folder; `config` is the backbone's, where it is not the folder's own.
 
         Raises:
             ModelError: if there is none, or only a slow one, which cannot give offsets.
         """
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, config=config, local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:
             raise ModelError(f"no usable tokenizer in {folder}: {_first_line(error)}") from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):

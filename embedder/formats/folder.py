@@ -164,5 +164,5 @@ def _with_adapter(files: ModelFiles, *, bare: bool = False) -> ModelFiles:
     spec = files.spec
     if bare:
         max_tokens = sentence_transformers.longest_sequence(load_config(backbone), tokenizer, None)
-        spec = EncoderSpec(max_tokens=max_tokens)
+        spec = EncoderSpec(max_tokens=max_tokens, append_eos=sentence_transformers.declares_eos(tokenizer))
     return ModelFiles(spec, backbone, tokenizer, files.dense, adapters, base_name=base_name)

@@ -182,6 +182,18 @@ def _read_modules(file: Path) -> list[dict[str, Any]]:
     return sorted(modules, key=lambda module: module["idx"])
 
 
+def declares_eos(tokenizer: Path) -> bool:
+    """Whether a tokenizer_config.json asks for a closing EOS that tokenizer.json need not have.
+
+    Llama and Gemma tokenizers obeyed `add_eos_token` up to transformers 4; version 5 ignores it, and models that were
+    published and trained with it would lose the token they are pooled at.
+    """
+    file = tokenizer / "tokenizer_config.json"
+    config = read_json(file) if file.is_file() else {}
+    family = str(config.get("tokenizer_class", "")).removesuffix("Fast")
+    return family in ("LlamaTokenizer", "GemmaTokenizer", "CodeLlamaTokenizer") and config.get("add_eos_token") is True
+
+
 def _read_pooling(folder: Path) -> tuple[Pooling, bool]:
     config = read_json(folder / "config.json")
     modes = config.get("pooling_mode") or [name for key, name in _LEGACY_POOLING.items() if config.get(key)] or ["mean"]
@@ -229,6 +241,7 @@ def _read_spec(
         prompts=_prompts(model),
         include_prompt=include_prompt,
         prompt_span=PromptSpan.TOKENS,
+        append_eos=declares_eos(backbone),
         lowercase=bool(transformer.get("do_lower_case", False)),
         max_tokens=longest_sequence(config, backbone, transformer.get("max_seq_length")),
         dense=dense,

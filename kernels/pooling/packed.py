@@ -28,13 +28,12 @@ def pool_mean(
     Returns:
         (batch, H) float32.
     """
-    out = hidden.new_empty(layout.batch_size, hidden.shape[1], dtype=torch.float32)
-    row = 0
+    parts: list[Tensor] = []
     for start, count, length in layout.runs:
         stop = start + count * length
         states = hidden[start:stop].unflatten(0, (count, length))
         if keep is None and not weighted:
-            torch.mean(states, dim=1, dtype=torch.float32, out=out[row : row + count])
+            parts.append(torch.mean(states, dim=1, dtype=torch.float32))
         else:
             weights = torch.ones(count, length, device=hidden.device)
             if weighted:
@@ -43,9 +42,8 @@ def pool_mean(
                 kept = keep[start:stop].view(count, length)
                 weights = kept.cumsum(1) * kept.float() if weighted and count_kept else weights * kept
             weights /= weights.sum(1, keepdim=True)
-            out[row : row + count] = torch.bmm(weights[:, None], states.float())[:, 0]
-        row += count
-    return out
+            parts.append(torch.bmm(weights[:, None], states.float())[:, 0])
+    return torch.cat(parts)
 
 
 def pool_max(hidden: Tensor, layout: PackedLayout, keep: Tensor | None = None) -> Tensor:
