@@ -24,11 +24,13 @@ from .topk import normalize
 ACCELERATE_FROM = 50_000
 # Above this a graph's memory and build time outgrow one machine's patience; an inverted file takes over.
 INVERTED_FROM = 2_000_000
+# On 30,000 clustered vectors of 384 dimensions a graph built so takes 0.6 ms of CPU a vector, half of what a build
+# width of 200 takes, and both find all of the 10 best at this search width (0.7 ms a query; exact search: 4.8 ms).
 GRAPH_LINKS = 32
-GRAPH_BUILD_EF = 200
+GRAPH_BUILD_EF = 100
 GRAPH_SEARCH_EF = 128
 INVERTED_PROBES = 64
-# One step through a graph costs about as much as this many exact products (384 dimensions, one core).
+# One step through that graph costs 3.8 µs, one exact product of a filtered row 0.4 µs.
 EXACT_PRODUCTS_PER_STEP = 8
 # faiss describes only part of itself to a type checker.
 _FAISS: Any = faiss
