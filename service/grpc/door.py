@@ -104,6 +104,8 @@ def _trailers(code: grpc.StatusCode, error: Exception, request_id: str) -> tuple
         trailers += [
             ("grpc-status-details-bin", status.SerializeToString()),
             ("retry-after-ms", str(round(seconds * 1000))),
+            # What gRPC's own retry policy obeys.
+            ("grpc-retry-pushback-ms", str(round(seconds * 1000))),
         ]
     return tuple(trailers)
 

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 # Weight of the newest batch in the measured speed, from which the hint when to retry is made.
 _SPEED_WEIGHT = 0.2
-_RETRY_SECONDS = (0.05, 30.0)
+_RETRY_SECONDS = (0.25, 30.0)
 _PREPARE_THREADS = 2
 
 
