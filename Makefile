@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
-EXAMPLE_STORE := .decant/examples
+EXAMPLE_STORE := .decant-demo
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check fix bench docs lock clean
@@ -38,8 +38,8 @@ lock: $(VENV)/.dev $(VENV)/.bench ## Write constraints.txt anew from what .venv 
 	@{ sed '/^[^#]/,$$d' constraints.txt; $(PIP) freeze --all --exclude-editable | grep -viE '^(pip|decant)[ =@]' \
 		| sed -E 's/\+cpu$$//'; } > constraints.txt.new && mv constraints.txt.new constraints.txt
 
-clean: ## Remove what was built, indexed or cached here, .venv included
-	rm -rf $(VENV) .decant build dist *.egg-info .pytest_cache .ruff_cache
+clean: ## Remove what was built or cached here, .venv and the demo's index included
+	rm -rf $(VENV) $(EXAMPLE_STORE) build dist *.egg-info .pytest_cache .ruff_cache
 
 # Stamps: each layer is installed once, and again when the pins or the declared dependencies change.
 

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bin=${BIN:-.venv/bin}
-store=${STORE:-.decant/examples}
+store=${STORE:-.decant-demo}
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 

@@ -56,8 +56,9 @@ def root(
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    # As an exception it unwinds the command: temporary files are removed and locks released.
-    raise typer.Exit(ExitCode.TERMINATED)
+    # As an exception it unwinds the command: temporary files are removed and locks released. SystemExit, because
+    # nobody on the way up may take it for an error of a library's.
+    raise SystemExit(ExitCode.TERMINATED)
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from .output import errors
 from .quiet import quiet_transformers
 
@@ -44,5 +46,5 @@ def waiting(what: str) -> Generator[None]:
     if not console.is_terminal:
         yield
         return
-    with console.status(f"[dim]{what}"):
+    with console.status(Text(what, style="dim")):
         yield

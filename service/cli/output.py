@@ -53,8 +53,7 @@ def write_line(text: str) -> None:
         PipeClosed: nobody reads it any more.
     """
     try:
-        # A file name that is no valid Unicode holds surrogates, which stdout would refuse.
-        sys.stdout.write(text.encode("utf-8", "replace").decode("utf-8") + "\n")
+        sys.stdout.write(text + "\n")
     except BrokenPipeError:
         raise PipeClosed from None
 

@@ -52,6 +52,10 @@ def command(
     if not query.strip():
         raise Problem("the query is empty: say what to look for")
     encoder = load_encoder(model, device, dtype, debug=debug)
+    if mode is not Mode.LEXICAL and encoder.encode([query], kind="query").truncated[0]:
+        say(
+            f"the query is longer than {encoder.max_tokens} tokens: only its beginning is compared by meaning", "yellow"
+        )
     from ...index.searcher import Searcher
     from ...index.store import Store as IndexStore
 

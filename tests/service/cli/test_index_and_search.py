@@ -86,6 +86,11 @@ def test_nothing_found_is_said_and_is_no_error(decant, docs):
     assert "nothing found" in found.err
 
 
+def test_a_query_that_is_cut_is_said(decant, docs):
+    decant("index", docs)
+    assert "longer than 128 tokens" in decant("search", "water " * 200).err
+
+
 def test_info_describes_the_store(decant, docs, tiny_model):
     decant("index", docs)
     facts = decant("info", "--json").json
