@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from decant.embedder import Encoder
+from decant.embedder import Encoder, ModelError
 from decant.embedder.verify import verify_encoder
 
 BOUND = 1e-5
@@ -75,3 +75,5 @@ class TestOfficialFormat:
         if not case.plain_again:
             with pytest.raises(ValueError, match="not part of Sentence Transformers"):
                 SentenceTransformer(str(saved), device="cpu")
+            with pytest.raises(ModelError, match=r"load it with decant\.embedder\.Encoder\.load"):
+                SentenceTransformer(str(saved), device="cpu", trust_remote_code=True)
