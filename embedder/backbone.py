@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -44,6 +45,7 @@ class Backbone:
         if family in WINDOW_ONE_WIDER or (attention is Attention.BIDIRECTIONAL and _made_bidirectional(model.config)):
             _narrow_windows(model)
         self._first_position = _first_position(self.config)
+        self._long_from = _longrope_limit(self.config)
 
     @classmethod
     def load(
@@ -155,6 +157,8 @@ class Backbone:
         """Compute the last hidden states, (total_tokens, H), of a packed batch, (total_tokens,) int64."""
         if self.engine == "equal-length":
             return self._by_runs(input_ids, layout)
+        if self._long_from and layout.max_seqlen > self._long_from >= min(length for *_, length in layout.runs):
+            return self._short_and_long(input_ids, layout, self._long_from)
         positions = layout.position_ids() + self._first_position
         output = self.model(input_ids=input_ids[None], position_ids=positions[None], use_cache=False, packed=layout)
         return output.last_hidden_state[0]
@@ -168,6 +172,18 @@ class Backbone:
                 ids, mask = (functional.pad(x, (0, self._padding)) for x in (ids, mask))
             output = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
             parts.append(output.last_hidden_state[:, :length].flatten(0, 1))
+        return torch.cat(parts)
+
+    def _short_and_long(self, input_ids: Tensor, layout: PackedLayout, limit: int) -> Tensor:
+        """Keep texts on both sides of `limit` in forwards of their own, or one long text would turn all frequencies."""
+        parts: list[Tensor] = []
+        start = 0
+        for _, group in groupby(layout.lengths().tolist(), key=lambda length: length > limit):
+            lengths = list(group)
+            stop = start + sum(lengths)
+            own = PackedLayout.from_lengths(lengths, causal=layout.causal, device=self.device, trace=layout.trace)
+            parts.append(self(input_ids[start:stop], own))
+            start = stop
         return torch.cat(parts)
 
     @contextmanager
@@ -209,6 +225,14 @@ def _first_position(config: PretrainedConfig) -> int:
         return 0
     padding = config.pad_token_id
     return (padding if isinstance(padding, int) else 1) + 1
+
+
+def _longrope_limit(config: PretrainedConfig) -> int | None:
+    """Longest text that LongRoPE gives its short frequencies; which of the two a forward takes, its longest decides."""
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    limits = [kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min(limits, default=None)
 
 
 def _narrow_windows(model: PreTrainedModel) -> None:
