@@ -156,6 +156,29 @@ def test_windows_reach_as_far_as_in_transformers(model_folder: Folders) -> None:
         assert [i - 10 for i, seen in enumerate(moved) if seen] == list(range(-before, after + 1))
 
 
+def test_long_neighbour_does_not_turn_the_frequencies(model_folder: Folders) -> None:
+    """LongRoPE (Phi-3, Phi-4-mini) takes the frequencies of a whole batch from its longest text."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0] * 4,
+        "original_max_position_embeddings": 16,
+    }
+    folder = model_folder("phi3", rope_parameters=rope, original_max_position_embeddings=16, sliding_window=None)
+    texts = [*TEXTS, "word " * 30, "sea " * 25]
+    encoder = Encoder.load(folder, dtype="float32", spec=BIDIRECTIONAL)
+    result = encoder.encode(texts)
+    assert result.dense is not None and result.tokens.min() < 16 < np.sort(result.tokens)[-2]
+    stock = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    stock.config.is_causal = False
+    for i, ids in enumerate(encoder.text_tokenizer(texts).ids):
+        with torch.no_grad():
+            mean = stock(input_ids=torch.from_numpy(ids)[None].long(), use_cache=False).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(result.dense[i], (mean / mean.norm()).numpy(), rtol=0, atol=1e-5)
+
+
 def test_stock_sdpa_ignores_the_flag_where_layers_do_not_pass_it_on(model_folder: Folders) -> None:
     """Why families outside the packed engine run on eager attention."""
     folder = model_folder("nemotron")
