@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from decant.service.config import ConfigError, Settings
+from decant.service.errors import ServiceError
+from decant.service.keys import hash_key
+from decant.service.proto.decant.v1 import decant_pb2 as pb
+from decant.service.proto.decant.v1 import decant_pb2_grpc as stubs
+
+COMMAND = [sys.executable, "-m", "decant.service.cli", "serve", "--grpc-port", "0", "--http-port", "0"]
+
+
+class Process:
+    """`decant serve` as a user runs it."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        self.ready = self.read("ready")
+
+    def read(self, message: str) -> dict[str, Any]:
+        """The next log line with this message."""
+        assert self.process.stderr is not None
+        seen = ""
+        for line in self.process.stderr:
+            seen += line
+            if line.startswith("{") and (record := json.loads(line))["message"] == message:
+                return record
+        raise AssertionError(f"no line {message!r} in:\n{seen}")
+
+
+@pytest.fixture
+def process(tiny_model: Path, tmp_path: Path) -> Iterator[Process]:
+    served = Process(tmp_path, "--model", str(tiny_model), "--dtype", "float32")
+    yield served
+    served.process.kill()
+    served.process.wait()
+    assert served.process.stderr is not None
+    served.process.stderr.close()
+
+
+def test_sigterm_under_load_loses_no_accepted_request(process: Process) -> None:
+    answered, lost = 0, list[str]()
+    lock, busy = threading.Lock(), threading.Event()
+    texts = [f"text {i} " * 20 for i in range(16)]
+
+    def client() -> None:
+        nonlocal answered
+        with grpc.insecure_channel(f"127.0.0.1:{process.ready['grpc_port']}") as channel:
+            encode = stubs.EncoderStub(channel)
+            while True:
+                try:
+                    response = encode.Embed(pb.EmbedRequest(texts=texts), timeout=30)
+                except grpc.RpcError as error:
+                    with lock:
+                        # Refused before it was accepted: another server may be asked.
+                        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                            lost.append(f"{error.code()}: {error.details()}")
+                    return
+                with lock:
+                    answered += sum(bool(item.dense) for item in response.embeddings) == len(texts)
+                    if answered >= 20:
+                        busy.set()
+
+    threads = [threading.Thread(target=client) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert busy.wait(30)
+    process.process.send_signal(signal.SIGTERM)
+    stopped = process.read("stopped")
+    for thread in threads:
+        thread.join(30)
+    assert process.process.wait(20) == 0
+    assert lost == []
+    # The probe of the health service is a request too, answered like any other.
+    assert stopped["accepted"] == stopped["answered"]
+    assert 0 <= stopped["answered"] - answered <= 2
+
+
+def test_leaving_is_said_before_calls_are_refused(run_server: Callable[..., Any]) -> None:
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    server = run_server(linger_seconds=1.0)
+    with server.channel() as channel:
+        health, encode = health_pb2_grpc.HealthStub(channel), stubs.EncoderStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest(service="decant.v1.Encoder"))
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = threading.Thread(target=server.do, args=(server.server.stop(),))
+        stopping.start()
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert server.http("/health").status == 503
+        assert encode.Embed(pb.EmbedRequest(texts=["still served"])).embeddings[0].dense
+        watch.cancel()
+        stopping.join(20)
+        with pytest.raises(grpc.RpcError) as refused:
+            encode.Embed(pb.EmbedRequest(texts=["late"]), timeout=5)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_port_in_use_is_one_line(running: Any, encoder: Any, run_server: Callable[..., Any]) -> None:
+    from decant.service.server import Server
+
+    async def start(**ports: int) -> None:
+        await Server(Settings.load(**ports), encoder).start()
+
+    with pytest.raises(ServiceError, match="--grpc-port"):
+        running.do(start(grpc_port=running.server.grpc_port, http_port=0))
+    with pytest.raises(ServiceError, match="--http-port"):
+        running.do(start(http_port=running.server.http_port, grpc_port=0))
+
+
+def test_flags_come_before_variables_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "decant.toml"
+    file.write_text('host = "0.0.0.0"\ngrpc_port = 1\nhttp_port = 2\nmax_texts = 3\n')
+    monkeypatch.setenv("DECANT_HTTP_PORT", "20")
+    monkeypatch.setenv("DECANT_GRPC_PORT", "10")
+    made = Settings.load(file, grpc_port=100, device=None)
+    assert (made.grpc_port, made.http_port, made.host, made.max_texts) == (100, 20, "0.0.0.0", 3)
+    assert made.request_seconds == Settings.load().request_seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("http_port = 70000", "http_port"),
+        ("nonsense = 1", "nonsense"),
+        ("http_port = ", "configuration"),
+        ('[[api_keys]]\nsha256 = "the key itself"\ntenant = "a"', "hash"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(tmp_path: Path, text: str, word: str) -> None:
+    file = tmp_path / "decant.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=word) as refused:
+        Settings.load(file)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ConfigError, match="--config"):
+        Settings.load(tmp_path / "absent.toml")
+
+
+def test_printed_settings_are_a_file_without_whole_hashes(tmp_path: Path) -> None:
+    made = Settings.load(http_port=5, api_keys=[{"sha256": hash_key("secret"), "tenant": "a"}])
+    shown = made.shown()
+    assert hash_key("secret") not in json.dumps(shown) and shown["api_keys"][0]["tenant"] == "a"
+    file = tmp_path / "decant.json"
+    file.write_text(json.dumps({**shown, "api_keys": []}))
+    assert Settings.load(file).http_port == 5
