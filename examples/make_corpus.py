@@ -39,11 +39,11 @@ KNATIVE = re.compile(
 )
 PROMETHEUS = re.compile(r"docs/(concepts|practices|introduction|tutorials|visualization|guides)/.*")
 MOST_CHARS = {
-    "python-peps": 24_000,
-    "factbook": 18_500,
-    "rust-book": 18_000,
+    "python-peps": 16_000,
+    "factbook": 15_500,
+    "rust-book": 12_000,
     "etcd-docs": 11_000,
-    "knative-docs": 5_500,
+    "knative-docs": 4_500,
     "prometheus-docs": 7_600,
 }
 FACTBOOK = """
