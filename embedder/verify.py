@@ -154,6 +154,23 @@ def reference_parity(encoder: Encoder) -> Measurement:
     return _same(encoder, "reference parity", packed.numpy(), alone.numpy(), (PARITY, PARITY_HALF), detail)
 
 
+@torch.inference_mode()
+def window_parity(encoder: Encoder) -> Measurement:
+    """Compare packed hidden states with transformers' on a text that is longer than the sliding window reaches.
+
+    The probes of `reference_parity` fit into any window of a real model, so they cannot see a window that is off.
+    """
+    name, detail = "window parity", "packed against transformers, beyond the sliding window"
+    window = getattr(encoder.backbone.config, "sliding_window", None)
+    if encoder.backbone.engine != "packed" or not isinstance(window, int) or window + 2 > encoder.max_tokens:
+        return Measurement(name, 0.0, PARITY, True, "no text reaches beyond a sliding window")
+    rows = _random_ids(encoder, (window + 3, 3))
+    packed = _hidden(encoder, rows)
+    with encoder.backbone.transformers_attention():
+        alone = torch.cat([_hidden(encoder, [row]) for row in rows])
+    return _same(encoder, name, packed.numpy(), alone.numpy(), (PARITY, PARITY_HALF), detail)
+
+
 def batch_invariance(encoder: Encoder) -> Measurement:
     """Encode the same texts alone, together, reversed, and under tight and wide token budgets."""
     texts = list(TEXTS)
@@ -264,6 +281,7 @@ ALL_CHECKS: tuple[Check, ...] = (
     attention_coverage,
     neighbour_leak,
     reference_parity,
+    window_parity,
     batch_invariance,
     determinism,
     input_order,
