@@ -86,6 +86,16 @@ def wrong_scale(patch: Patch) -> None:
     _patch_attention(patch, scale)
 
 
+def window_one_wider(patch: Patch) -> None:
+    """What ModernBERT's attention is told; a probe shorter than the window cannot see it."""
+
+    def widen(layout: PackedLayout, options: dict[str, Any]) -> PackedLayout:
+        options["window"] += 1
+        return layout
+
+    _patch_attention(patch, widen)
+
+
 def layer_that_does_not_attend(patch: Patch) -> None:
     honest = LlamaAttention.forward
 
@@ -189,6 +199,7 @@ FAULTS: dict[Callable[[Patch], None], set[str]] = {
     batches_taken_for_sorted: {"neighbour leak"},
     mask_dropped: {"neighbour leak", "reference parity", "batch invariance"},
     wrong_scale: {"reference parity"},
+    window_one_wider: {"window parity"},
     vector_depends_on_batch_mates: {"batch invariance"},
     vector_depends_on_thread: {"determinism"},
     rows_in_sorted_order: {"input order", "batch invariance"},
@@ -200,6 +211,7 @@ FAULTS: dict[Callable[[Patch], None], set[str]] = {
     truncation_not_refused: {"truncation"},
     one_weight_altered_on_saving: {"saved copy"},
 }
+WINDOWED: dict[str, Any] = {"family": "mistral", "sliding_window": 16}
 SEEN_AT_LOAD = {"future leak", "attention coverage", "neighbour leak", "reference parity"}
 
 
@@ -207,7 +219,7 @@ SEEN_AT_LOAD = {"future leak", "attention coverage", "neighbour leak", "referenc
 def test_fault_breaks_what_it_should(
     fault: Callable[[Patch], None], model_folder: Callable[..., Path], monkeypatch: Patch
 ) -> None:
-    folder = model_folder()
+    folder = model_folder(**(WINDOWED if fault is window_one_wider else {}))
     fault(monkeypatch)
     encoder = Encoder.load(folder, dtype="float32", spec=SPEC, verify=False)
     assert _failed(encoder) == FAULTS[fault]
