@@ -38,7 +38,6 @@ NOT_BIDIRECTIONAL: dict[str, str] = {
     "lfm2_moe": PARTLY_CAUSAL,
     "lfm3": PARTLY_CAUSAL,
     "bailing_hybrid": PARTLY_CAUSAL,
-    "zaya": PARTLY_CAUSAL,
     "xlstm": CAUSAL_BY_CONSTRUCTION,
 }
 
