@@ -26,7 +26,7 @@ PACKED = """
     solar_open starcoder2 vaultgemma
 """.split()
 EQUAL_LENGTH = """
-    bloom codegen deepseek_v32 doge falcon glm_moe_dsa gpt_neox_japanese gptj hy_v4 mpt nemotron
+    axk2 bloom codegen deepseek_v32 doge falcon glm_moe_dsa gpt_neox_japanese gptj hy_v4 mpt nemotron
     phimoe stablelm xglm
 """.split()
 ENCODERS = "bert camembert data2vec-text electra eurobert modernbert roberta xlm-roberta".split()
@@ -50,6 +50,23 @@ RECURRENT: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv"] * 2},
     "minimax": {"layer_types": ["linear_attention"] * 2},
     "lfm3": {},
+    "lfm2_moe": {"layer_types": ["conv"] * 2, "num_dense_layers": 1},
+    "bailing_hybrid": {},
+    "qwen4_exp_text": {},
+    "bamba": {
+        "mamba_n_heads": 8,
+        "mamba_d_head": 8,
+        "mamba_d_state": 8,
+        "mamba_chunk_size": 8,
+        "attn_layer_indices": [],
+    },
+    "granitemoehybrid": {
+        "layer_types": ["linear_attention"] * 2,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 8,
+        "mamba_chunk_size": 8,
+    },
+    "nemotron_h": {"layers_block_type": ["linear_attention"] * 2, "mamba_num_heads": 8, "mamba_head_dim": 8},
     "jamba": {"attn_layer_period": 8, "attn_layer_offset": 4},
     "recurrent_gemma": {"block_types": ["recurrent"], "lru_width": 32},
 }
