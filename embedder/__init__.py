@@ -1,9 +1,13 @@
 """Decoder LLM to encoder: text in, vectors out."""
 
+from typing import TYPE_CHECKING, Any
+
 from .embeddings import Embeddings
-from .encoder import Encoder
 from .errors import DecantError, InputError, ModelError, UnsupportedModelError, VerificationError
 from .spec import EncoderSpec
+
+if TYPE_CHECKING:
+    from .encoder import Encoder
 
 __all__ = [
     "DecantError",
@@ -15,3 +19,12 @@ __all__ = [
     "UnsupportedModelError",
     "VerificationError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and transformers take seconds to import; the index and the command line often do without an encoder.
+    if name == "Encoder":
+        from .encoder import Encoder
+
+        return Encoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
