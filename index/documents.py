@@ -1,4 +1,4 @@
-"""The nouns of the index: what is read (`Document`), what is stored and found (`Chunk`), what a search gives (`Hit`)."""
+"""The index's nouns: what is read (`Document`), stored and found (`Chunk`), and given by a search (`Hit`)."""
 
 from __future__ import annotations
 
