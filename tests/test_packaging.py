@@ -103,13 +103,9 @@ def test_the_public_surface_is_a_sorted_list_of_what_exists(folder):
     module = importlib.import_module(f"decant.{folder}")
     names = list(getattr(module, "__all__", []))
     assert names == sorted(names)
-    defined = {name for name in vars(module) if not name.startswith("_") and not _is_module(module, name)}
-    assert defined - {"annotations"} <= set(names)
+    own = {name for name, value in vars(module).items() if getattr(value, "__module__", "").startswith("decant.")}
+    assert {name for name in own if not name.startswith("_")} <= set(names)
     assert all(hasattr(module, name) for name in names)
-
-
-def _is_module(module: object, name: str) -> bool:
-    return type(getattr(module, name)).__name__ == "module"
 
 
 @pytest.fixture(scope="module")
