@@ -1,12 +1,12 @@
 """Decoder LLM to encoder: text in, vectors out."""
 
-from typing import TYPE_CHECKING, Any
+import typing
 
 from .embeddings import Embeddings
 from .errors import DecantError, InputError, ModelError, UnsupportedModelError, VerificationError
 from .spec import EncoderSpec
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from .encoder import Encoder
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     # torch and transformers take seconds to import; the index and the command line often do without an encoder.
     if name == "Encoder":
         from .encoder import Encoder
