@@ -12,16 +12,17 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 say "Indexing examples/corpus into $store (the model is part of the package)"
 "$bin/decant" index examples/corpus --store "$store"
 
-ask() {
-  say "decant search \"$1\""
-  "$bin/decant" search "$1" --store "$store" -k "${2:-2}"
+ask() { # by meaning (or what else the second argument says), then what the same words find as keywords
+  local question=$1 mode=${2:-dense}
+  say "decant search \"$question\" --mode $mode"
+  "$bin/decant" search "$question" --mode "$mode" --store "$store" -k 2
+  printf '\033[2mKeywords alone put first:\033[0m\n'
+  "$bin/decant" search "$question" --mode lexical --store "$store" -k 1
 }
 
-ask "scale an app down when nobody is using it"
-ask "why do I forget what I have learned"
+# examples/README.md says why these three.
+ask "how does my body cool down on a hot day"
 ask "bring a cluster back after most servers died"
+ask "stuck being poor because working more does not pay" hybrid
 
-say "Words alone find other things: decant search --mode lexical \"why do I forget what I have learned\""
-"$bin/decant" search "why do I forget what I have learned" --mode lexical --store "$store" -k 2
-
-say "Try your own: $bin/decant index FOLDER, then $bin/decant search \"a question\""
+say "Your own: $bin/decant index FOLDER, then $bin/decant search \"a question\""
