@@ -7,12 +7,13 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from ..caller import Caller
 from ..errors import NotOffered
-from ..models import Models
+from ..models import Embedded, Models, ServedModel
 from ..proto.decant.v1 import decant_pb2 as pb
 from ..proto.decant.v1 import decant_pb2_grpc as stubs
 from ..queue import Priority
 from ..search import SearchService
 from ..tokens import tokenize
+from ..vectors import VectorFormat
 from .door import Context, Door
 from .streams import ordered
 from .wire import (
@@ -27,6 +28,8 @@ from .wire import (
     timing,
     tokens_message,
 )
+
+_MANY = 128
 
 
 class EncoderService(stubs.EncoderServicer):
@@ -43,7 +46,7 @@ class EncoderService(stubs.EncoderServicer):
             visit.model = model.name
             form = format_of(request)
             made = await model.embed(request.texts, options_of(request), visit.caller, priority_of(request))
-            return embed_response(model, made, form, visit.elapsed())
+            return await _packed(model, made, form, visit.elapsed())
         raise AssertionError("the door ends a call that failed")
 
     async def EmbedStream(
@@ -85,7 +88,8 @@ class EncoderService(stubs.EncoderServicer):
             priority = Priority.BULK if priority is None else priority
             made = await model.embed(request.texts, options_of(request), caller, priority)
             seconds = asyncio.get_running_loop().time() - began
-            return pb.EmbedStreamResponse(id=message.id, response=embed_response(model, made, form, seconds))
+            response = await _packed(model, made, form, seconds)
+            return pb.EmbedStreamResponse(id=message.id, response=response)
         except Exception as error:
             return pb.EmbedStreamResponse(id=message.id, error=error_message(error))
 
@@ -126,3 +130,10 @@ class ModelsService(stubs.ModelsServicer):
                 max_tokens=first.queue.limits.queued_tokens,
             )
         raise AssertionError("the door ends a call that failed")
+
+
+async def _packed(model: ServedModel, made: Embedded, form: VectorFormat, seconds: float) -> pb.EmbedResponse:
+    """The answer to a batch; one that takes the event loop too long to write is written on a thread."""
+    if len(made.items) > _MANY:
+        return await asyncio.to_thread(embed_response, model, made, form, seconds)
+    return embed_response(model, made, form, seconds)
