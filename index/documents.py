@@ -13,8 +13,8 @@ class Document:
     """One text to be searched, as its reader understood it.
 
     Attributes:
-        doc_id: stable identity across runs: the path relative to the indexed root, plus `#key` for one record of
-            a `.jsonl` file.
+        doc_id: stable identity across runs: the name of the indexed root, the path below it, and `#key` for one record
+            of a `.jsonl` file.
         text: the whole text, Unicode; every offset counts its code points.
         title: what a person would call it; may be empty.
         path: the file it came from, as given on the command line joined with the relative path.

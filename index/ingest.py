@@ -154,6 +154,7 @@ class _Run:
             self._count["removed"] = self._store.delete(vanished)
         if self._count["added"] or self._count["changed"] or self._count["removed"]:
             self._store.optimize()
+            self._store.build_accelerator()
         return IndexReport(
             added=self._count["added"],
             changed=self._count["changed"],
