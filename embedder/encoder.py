@@ -12,8 +12,11 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, vstack
 from tokenizers import Tokenizer
+from torch import Tensor
 
+from ..kernels.attention import PackedLayout
 from .adapters import merge_adapter
 from .backbone import Backbone
 from .device import choose_device, choose_dtype
@@ -22,8 +25,10 @@ from .errors import InputError, ModelError
 from .fingerprint import fingerprint
 from .formats.folder import ModelFiles, read_folder, resolve, stack_adapters
 from .head import Head
+from .lm_head import LmHead
 from .packing import pack_by_length
 from .prompts import apply_rule
+from .sparse import SparseHead, explain
 from .spec import EncoderSpec
 from .template import Template
 from .tokenization import TextTokenizer, TokenizedTexts, Truncate
@@ -45,13 +50,22 @@ class Encoder:
         spec: everything besides the weights that influences a vector.
     """
 
-    def __init__(self, files: ModelFiles, path: Path, backbone: Backbone, head: Head, tokenizer: TextTokenizer) -> None:
+    def __init__(
+        self,
+        files: ModelFiles,
+        path: Path,
+        backbone: Backbone,
+        head: Head,
+        tokenizer: TextTokenizer,
+        sparse_head: SparseHead | None = None,
+    ) -> None:
         """Put the parts together; use `Encoder.load`."""
         self.path = path
         self.spec = files.spec
         self.backbone = backbone
         self.head = head
         self.text_tokenizer = tokenizer
+        self.sparse_head = sparse_head
         self._files = files
 
     @classmethod
@@ -109,7 +123,13 @@ class Encoder:
         head.load_dense(files.dense)
         head.load_latent(files.latent, backbone.dtype)
         head.to(place).eval().requires_grad_(False)
-        encoder = cls(files, path, backbone, head, tokenizer)
+        sparse_head = None
+        if files.spec.sparse:
+            lm_head = LmHead.load(files.lm_head or files.backbone, backbone)
+            sparse_head = SparseHead(
+                files.spec.sparse, lm_head, tokenizer.source.all_special_ids, tokenizer.vocabulary_size
+            )
+        encoder = cls(files, path, backbone, head, tokenizer, sparse_head)
         if verify:
             from .verify import check_loaded
 
@@ -139,9 +159,10 @@ class Encoder:
     @cached_property
     def _fingerprint(self) -> str:
         files = self._files
-        latent = [] if files.latent in (None, files.backbone) else sorted(files.latent.glob("*.safetensors"))
+        apart = [place for place in (files.latent, files.lm_head) if place and place != files.backbone]
+        heads = [file for place in apart for file in sorted(place.glob("*.safetensors"))]
         folders = [files.backbone, *files.adapters, files.tokenizer]
-        return fingerprint(files.spec, folders, [*files.dense, *latent])
+        return fingerprint(files.spec, folders, [*files.dense, *heads])
 
     def encode(
         self,
@@ -162,13 +183,13 @@ class Encoder:
             kind: which of the spec's prompts goes in front, `query` or `document` as a rule.
             instruction: the task, for models whose prompt has a place for it.
             examples: (query, passage) pairs put before each text, for models whose prompt has a place for them.
-            outputs: representations wanted; this version offers `dense`.
+            outputs: representations wanted: `dense`, and `sparse` where the spec has a sparse head.
             dimensions: width of the dense vectors, one the model was trained for; None for its default.
             truncate: `end` cuts a text that is too long and reports it, `error` refuses it.
             batch_tokens: token budget of one forward; results do not depend on it.
 
         Returns:
-            Embeddings of N rows, dense (N, D) float32.
+            Embeddings of N rows: dense (N, D) float32, sparse (N, V) float32 CSR.
 
         Raises:
             InputError: for a text or an option that cannot be honoured, naming it.
@@ -177,7 +198,7 @@ class Encoder:
         template = self._check(kind, instruction, examples, outputs, dimensions)
         parts = [
             self._encode_window(
-                texts[start : start + WINDOW_TEXTS], start, template, dimensions, truncate, batch_tokens
+                texts[start : start + WINDOW_TEXTS], start, template, outputs, dimensions, truncate, batch_tokens
             )
             for start in range(0, max(len(texts), 1), WINDOW_TEXTS)
         ]
@@ -200,7 +221,7 @@ class Encoder:
         rest = iter(texts)
         start = 0
         while window := list(islice(rest, WINDOW_TEXTS)):
-            yield self._encode_window(window, start, template, dimensions, truncate, batch_tokens)
+            yield self._encode_window(window, start, template, outputs, dimensions, truncate, batch_tokens)
             start += len(window)
 
     def save(self, folder: str | Path) -> None:
@@ -213,6 +234,11 @@ class Encoder:
 
         save_encoder(self, Path(folder))
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The representations this model offers."""
+        return ("dense", "sparse") if self.sparse_head else ("dense",)
+
     def _check(
         self,
         kind: str,
@@ -222,8 +248,10 @@ class Encoder:
         dimensions: int | None,
     ) -> Template:
         """Refuse what cannot be honoured before any text is read; return what stands around each text."""
-        if tuple(outputs) != ("dense",):
-            raise InputError(f"this model offers dense vectors, not {', '.join(outputs) or 'nothing'}")
+        offered = self.outputs
+        if not outputs or set(outputs) - set(offered):
+            wanted = ", ".join(sorted(set(outputs) - set(offered))) or "nothing"
+            raise InputError(f"this model offers {' and '.join(offered)} vectors, not {wanted}")
         self.head.width(dimensions)
         return self.spec.template(kind, instruction, examples)
 
@@ -232,17 +260,24 @@ class Encoder:
         texts: list[str],
         offset: int,
         template: Template,
+        outputs: Sequence[str],
         dimensions: int | None,
         truncate: Truncate,
         batch_tokens: int | None,
     ) -> Embeddings:
         tokenized = self.text_tokenizer(texts, template, truncate, first=offset)
-        dense = self.encode_tokens(tokenized, dimensions=dimensions, batch_tokens=batch_tokens)
-        bad = np.flatnonzero(~np.isfinite(dense).all(axis=1))
+        sparse, dense = None, None
+        if "sparse" in outputs:
+            sparse, dense = self.encode_tokens_sparse(
+                tokenized, dense="dense" in outputs, dimensions=dimensions, batch_tokens=batch_tokens
+            )
+        else:
+            dense = self.encode_tokens(tokenized, dimensions=dimensions, batch_tokens=batch_tokens)
+        bad = np.flatnonzero(~np.isfinite(dense).all(axis=1)) if dense is not None else []
         if len(bad):
             raise ModelError(f"text {offset + bad[0]} gave a vector with NaN or infinity: try dtype=float32")
         lengths = np.array([len(ids) for ids in tokenized.ids], np.int32)
-        return Embeddings(tokens=lengths, truncated=tokenized.truncated, dense=dense)
+        return Embeddings(tokens=lengths, truncated=tokenized.truncated, dense=dense, sparse=sparse)
 
     @torch.inference_mode()
     def encode_tokens(
@@ -257,16 +292,57 @@ class Encoder:
 
         `normalize` overrides the spec's rule for this call; the other arguments are as in `encode`.
         """
+        out = np.empty((len(tokenized.ids), self.head.width(dimensions)), np.float32)
+        for batch, _, hidden, layout, keep in self._forwards(tokenized, batch_tokens):
+            out[batch] = self.head(hidden, layout, keep, dimensions, normalize=normalize).cpu().numpy()
+        return out
+
+    @torch.inference_mode()
+    def encode_tokens_sparse(
+        self,
+        tokenized: TokenizedTexts,
+        *,
+        dense: bool = False,
+        dimensions: int | None = None,
+        batch_tokens: int | None = None,
+    ) -> tuple[csr_array, NDArray[np.float32] | None]:
+        """Turn token ids into (N, V) CSR rows, and dense vectors as well if wanted, from one forward.
+
+        Raises:
+            InputError: if the spec has no sparse head.
+        """
+        if self.sparse_head is None:
+            raise InputError("this model has no sparse head: convert it with one")
+        out = np.empty((len(tokenized.ids), self.head.width(dimensions)), np.float32) if dense else None
+        parts: list[csr_array] = []
+        order: list[NDArray[np.int64]] = []
+        for batch, ids, hidden, layout, keep in self._forwards(tokenized, batch_tokens):
+            parts.append(self.sparse_head.rows(hidden, ids, layout, keep))
+            order.append(batch)
+            if out is not None:
+                out[batch] = self.head(hidden, layout, keep, dimensions).cpu().numpy()
+        if not parts:
+            return csr_array((0, self.sparse_head.terms), dtype=np.float32), out
+        place = np.empty(len(tokenized.ids), np.int64)
+        place[np.concatenate(order)] = np.arange(len(place))
+        return csr_array(csr_array(vstack(parts, format="csr"))[place]), out
+
+    def terms(self, sparse: csr_array, top: int | None = None) -> list[list[tuple[str, float]]]:
+        """Return the terms of `Embeddings.sparse` as people read them, heaviest first, `top` per text at most."""
+        return explain(sparse, self.tokenizer, top)
+
+    def _forwards(
+        self, tokenized: TokenizedTexts, batch_tokens: int | None
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor, PackedLayout, Tensor | None]]:
+        """Yield for each batch: which texts, their token ids, hidden states, layout, and the tokens to pool."""
         if batch_tokens is not None and batch_tokens < 1:
             raise InputError(f"batch_tokens must be at least 1, not {batch_tokens}")
         lengths = [len(ids) for ids in tokenized.ids]
         default = BATCH_TOKENS_GPU if self.backbone.device.type == "cuda" else BATCH_TOKENS_CPU
-        out = np.empty((len(lengths), self.head.width(dimensions)), np.float32)
         for batch in pack_by_length(lengths, batch_tokens or default):
             layout = self.backbone.layout([lengths[i] for i in batch])
-            ids = torch.from_numpy(np.concatenate([tokenized.ids[i] for i in batch]))
-            hidden = self.backbone(ids.long().to(self.backbone.device), layout)
+            ids = torch.from_numpy(np.concatenate([tokenized.ids[i] for i in batch])).long().to(self.backbone.device)
+            hidden = self.backbone(ids, layout)
             pool_from = torch.from_numpy(tokenized.pool_from[batch]).to(hidden.device)
             keep = layout.position_ids() >= pool_from[layout.sequence_ids()] if pool_from.any() else None
-            out[batch] = self.head(hidden, layout, keep, dimensions, normalize=normalize).cpu().numpy()
-        return out
+            yield batch, ids, hidden, layout, keep

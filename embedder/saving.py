@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from .errors import ModelError
 from .formats import sentence_transformers
-from .formats.folder import LATENT_FOLDER
+from .formats.folder import LATENT_FOLDER, LM_HEAD_FOLDER
 from .tokenization import TextTokenizer
 
 if TYPE_CHECKING:
@@ -83,3 +83,5 @@ def _save_modules(encoder: Encoder, folder: Path) -> None:
     encoder.head.save_dense(dense)
     if encoder.head.latent:
         encoder.head.latent.save(folder / LATENT_FOLDER)
+    if encoder.sparse_head:
+        encoder.sparse_head.lm_head.save(folder / LM_HEAD_FOLDER)

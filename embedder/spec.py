@@ -104,6 +104,26 @@ class LatentSpec:
 
 
 @dataclass(frozen=True)
+class SparseSpec:
+    """A weight per term of the vocabulary, from the language-model head (SPLADE, arXiv 2109.10086).
+
+    Attributes:
+        top_k: most terms a text keeps; None for all with a positive weight.
+        special_tokens: whether special tokens take part, as places that are pooled and as terms.
+        double_log: whether the logarithm is taken twice (arXiv 2504.14839).
+    """
+
+    top_k: int | None = None
+    special_tokens: bool = False
+    double_log: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a cap that leaves nothing."""
+        if self.top_k is not None and self.top_k < 1:
+            raise ModelError(f"top_k must be at least 1 term, not {self.top_k}")
+
+
+@dataclass(frozen=True)
 class TextLimit:
     """A limit on the text alone, applied before anything is put around it.
 
@@ -148,6 +168,7 @@ class EncoderSpec:
         max_tokens: longest sequence, prompt and special tokens included.
         text_limit: a limit on the text alone, see `TextLimit`; None for none.
         latent: the latent attention block before mean pooling; None for none.
+        sparse: the sparse head beside the dense vector; None for none.
         dense: linear layers behind the pooling.
         normalize: whether vectors have unit L2 norm; a vector cut to fewer dimensions is normalised again.
         dimensions: Matryoshka widths the model was trained for, besides the full width; empty for none.
@@ -168,6 +189,7 @@ class EncoderSpec:
     max_tokens: int = 512
     text_limit: TextLimit | None = None
     latent: LatentSpec | None = None
+    sparse: SparseSpec | None = None
     dense: tuple[DenseSpec, ...] = ()
     normalize: bool = True
     dimensions: tuple[int, ...] = ()
@@ -242,6 +264,7 @@ class EncoderSpec:
         values["bare_prompts"] = dict(self.bare_prompts)
         values["text_limit"] = asdict(self.text_limit) if self.text_limit else None
         values["latent"] = asdict(self.latent) if self.latent else None
+        values["sparse"] = asdict(self.sparse) if self.sparse else None
         values["dense"] = [asdict(layer) for layer in self.dense]
         return json.dumps({"format": SPEC_FORMAT, "spec": values}, indent=2, sort_keys=True, ensure_ascii=False)
 
@@ -275,6 +298,7 @@ class EncoderSpec:
             values["dense"] = tuple(DenseSpec(**layer) for layer in values.get("dense", ()))
             values["text_limit"] = TextLimit(**values["text_limit"]) if values.get("text_limit") else None
             values["latent"] = LatentSpec(**values["latent"]) if values.get("latent") else None
+            values["sparse"] = SparseSpec(**values["sparse"]) if values.get("sparse") else None
             return cls(**values)
         except (TypeError, AttributeError) as error:
             raise ModelError(f"{SPEC_FILE} has a value of the wrong type: {error}") from None

@@ -267,10 +267,11 @@ def _is_bidirectional(config: PretrainedConfig) -> bool:
         return not declared
     if getattr(text, "use_bidirectional_attention", None) in (True, "all"):
         return True
-    return not _is_decoder(text)
+    return not is_decoder(text)
 
 
-def _is_decoder(config: PretrainedConfig) -> bool:
+def is_decoder(config: PretrainedConfig) -> bool:
+    """Whether transformers knows the architecture as a causal language model and not as a masked one."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 

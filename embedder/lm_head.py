@@ -1,0 +1,89 @@
+"""The language-model head of a decoder: what turns a hidden state into a logit per term of the vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from .backbone import Backbone
+from .errors import ModelError, UnsupportedModelError
+from .formats.tensors import read_tensors
+
+_NAMES = ("lm_head.", "embed_out.")
+
+
+@dataclass(frozen=True)
+class LmHead:
+    """logits = softcap(scale * (hidden @ weight.T + bias)).
+
+    Attributes:
+        weight: (V, H).
+        bias: (V,), or None.
+        scale: factor on the logits, positive (Cohere, Granite).
+        softcap: logits become `softcap * tanh(logits / softcap)` (Gemma 2); None for no cap.
+        tied: whether the weight is the table of input embeddings.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+    tied: bool
+
+    @classmethod
+    def load(cls, folder: Path, backbone: Backbone) -> LmHead:
+        """Load the head from a model folder, in the backbone's number format.
+
+        Raises:
+            ModelError: if the folder has no such head, or it does not fit.
+            UnsupportedModelError: for an architecture whose head is more than one matrix.
+        """
+        from .formats.sentence_transformers import is_decoder
+
+        config = backbone.config
+        if not is_decoder(config) or hasattr(config, "lm_head_multiplier"):
+            raise UnsupportedModelError(f"{config.model_type} has no plain language-model head to make terms with")
+        scale, softcap = _scale(config), getattr(config, "final_logit_softcapping", None)
+        table = backbone.model.get_input_embeddings().weight
+        if getattr(config, "tie_word_embeddings", False) and isinstance(table, Tensor):
+            return cls(_fitting(table, backbone, folder), None, scale, softcap, tied=True)
+        for name in _NAMES:
+            state = read_tensors(folder, name)
+            if "weight" in state:
+                state = {key: value.to(backbone.device, backbone.dtype) for key, value in state.items()}
+                weight = _fitting(state["weight"], backbone, folder)
+                return cls(weight, state.get("bias"), scale, softcap, tied=False)
+        raise ModelError(f"{folder} has no language-model head: load the decoder it came from, or leave sparse out")
+
+    def save(self, folder: Path) -> None:
+        """Write weight and bias; a tied head is in the backbone's weights already."""
+        if self.tied:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {"lm_head.weight": self.weight, **({"lm_head.bias": self.bias} if self.bias is not None else {})}
+        plain = {name: value.detach().contiguous().cpu() for name, value in state.items()}
+        save_file(plain, folder / "model.safetensors")
+
+    def adjust(self, logits: Tensor) -> Tensor:
+        """Apply scale and cap to (batch, V) raw logits; both keep their order, so a maximum may come first."""
+        logits = logits * self.scale
+        return self.softcap * torch.tanh(logits / self.softcap) if self.softcap else logits
+
+
+def _scale(config: PretrainedConfig) -> float:
+    """Cohere multiplies its logits, Granite divides them."""
+    return float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+
+
+def _fitting(weight: Tensor, backbone: Backbone, folder: Path) -> Tensor:
+    if weight.shape[1] != backbone.hidden_size:
+        raise ModelError(
+            f"the language-model head of {folder} takes {weight.shape[1]} features, the model gives "
+            f"{backbone.hidden_size}"
+        )
+    return weight
