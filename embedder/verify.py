@@ -33,6 +33,8 @@ PARITY = 1e-5
 # The same for half precision, where 1 - cosine is measured instead: rounding alone moves single dimensions by 1e-2.
 EXACT_HALF = 1e-4
 PARITY_HALF = 1e-3
+# Largest difference of a term's weight in half precision, where a logit of 10 is rounded to 0.04.
+SPARSE_HALF = 2e-2
 
 TEXTS: tuple[str, ...] = (
     "Rivers carry water from the mountains to the sea.",
@@ -240,6 +242,39 @@ def instruction_masking(encoder: Encoder) -> Measurement:
     return Measurement(name, worst, EXACT, worst <= EXACT, detail)
 
 
+@torch.inference_mode()
+def sparse_pooling(encoder: Encoder) -> Measurement:
+    """Compare sparse rows with the head applied text by text to the states of ordinary tokens alone.
+
+    This fails if a BOS takes part: trained decoders gather attention there, and its logits win every maximum.
+    """
+    name, head, sparse = "sparse pooling", encoder.sparse_head, encoder.spec.sparse
+    if head is None or sparse is None:
+        return Measurement(name, 0.0, PARITY, True, "the spec has no sparse head")
+    barred = set() if sparse.special_tokens else set(encoder.text_tokenizer.source.all_special_ids)
+    rows = encoder.encode(list(TEXTS), outputs=("sparse",)).sparse
+    assert rows is not None
+    tokenized = encoder.text_tokenizer(list(TEXTS), encoder.spec.template("document"))
+    worst = 0.0
+    for i, ids in enumerate(tokenized.ids):
+        hidden = _hidden(encoder, [torch.from_numpy(ids).long().to(encoder.backbone.device)])
+        plain = [t for t in range(int(tokenized.pool_from[i]), len(ids)) if int(ids[t]) not in barred]
+        weight, bias = head.lm_head.weight.float().cpu(), head.lm_head.bias
+        logits = hidden[plain] @ weight.T + (0.0 if bias is None else bias.float().cpu())
+        expected = head.lm_head.adjust(logits).relu().log1p().amax(0)
+        expected = expected.log1p() if sparse.double_log else expected
+        got = torch.from_numpy(rows[[i]].toarray()[0])
+        allowed = torch.tensor(
+            [term not in barred and term < encoder.tokenizer.get_vocab_size() for term in range(len(got))]
+        )
+        expected = expected * allowed
+        if sparse.top_k is not None and sparse.top_k < len(got):  # of equal weights either may be kept
+            got, expected = got.topk(sparse.top_k).values, expected.topk(sparse.top_k).values
+        worst = max(worst, float((got - expected).abs().max()) / max(1.0, float(expected.max())))
+    bound = PARITY if encoder.backbone.dtype is torch.float32 else SPARSE_HALF
+    return Measurement(name, worst, bound, worst <= bound, "terms of ordinary tokens only, largest weight of each")
+
+
 def normalization(encoder: Encoder) -> Measurement:
     """Measure how far vectors are from unit norm, at every width the model offers."""
     if not encoder.spec.normalize:
@@ -286,6 +321,7 @@ ALL_CHECKS: tuple[Check, ...] = (
     determinism,
     input_order,
     instruction_masking,
+    sparse_pooling,
     normalization,
     truncation,
     saved_copy,

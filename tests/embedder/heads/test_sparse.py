@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from decant.embedder import Encoder, EncoderSpec, InputError, ModelError, UnsupportedModelError
 from decant.embedder.spec import SparseSpec
+from decant.embedder.verify import sparse_pooling
 from decant.kernels.attention import PackedLayout
 from decant.kernels.pooling import max_logits, splade_weights
 
@@ -230,3 +231,39 @@ def test_what_has_no_head_is_refused(new_model: Callable[..., Path], encoder_wit
         encoder_with_head().encode(["a"], outputs=["router"])
     with pytest.raises(ModelError, match="top_k must be at least 1"):
         SparseSpec(top_k=0)
+
+
+class TestVerification:
+    @pytest.mark.parametrize("tokenizer", ["byte", "metaspace"])
+    @pytest.mark.parametrize("sparse", [SparseSpec(), SparseSpec(top_k=5, double_log=True), SparseSpec(None, True)])
+    def test_healthy_head_passes(
+        self, sparse: SparseSpec, tokenizer: str, encoder_with_head: Callable[..., Encoder]
+    ) -> None:
+        encoder = encoder_with_head("qwen2", tokenizer, replace(SPARSE, sparse=sparse))
+        measured = sparse_pooling(encoder)
+        assert measured.passed and "no sparse head" not in measured.detail
+
+    def test_bos_in_the_maximum_fails(self, encoder_with_head: Callable[..., Encoder]) -> None:
+        encoder = encoder_with_head(tokenizer="metaspace")
+        assert encoder.sparse_head is not None
+        encoder.sparse_head._special = encoder.sparse_head._special[:0]
+        assert not sparse_pooling(encoder).passed
+
+    def test_padding_terms_fail(self, encoder_with_head: Callable[..., Encoder]) -> None:
+        encoder = encoder_with_head()
+        assert encoder.sparse_head is not None
+        encoder.sparse_head._open[:] = True
+        assert not sparse_pooling(encoder).passed
+
+    def test_lost_scale_fails(self, encoder_with_head: Callable[..., Encoder]) -> None:
+        encoder = encoder_with_head("cohere", logit_scale=3.0)
+        assert encoder.sparse_head is not None and sparse_pooling(encoder).passed
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                type(encoder.sparse_head),
+                "weights",
+                lambda head, hidden, ids, layout, keep: splade_weights(
+                    max_logits(hidden, layout, keep, head.lm_head.weight)
+                ),
+            )
+            assert not sparse_pooling(encoder).passed
