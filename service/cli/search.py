@@ -126,9 +126,9 @@ def _heading(rank: int, hit: Hit) -> Text:
     place = f"{name}#{record}" if record else name
     return Text.assemble(
         (f"{rank:>2}  ", "bold"),
+        (f"{hit.score:.4f}  ", "dim"),
         (place, "cyan"),
         (f":{hit.chunk.start_char}-{hit.chunk.end_char}", "green"),
-        (f"  {hit.score:.4f}", "dim"),
     )
 
 
