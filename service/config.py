@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     max_texts: int = Field(2048, ge=1, description="Texts in one request")
     max_message_bytes: int = Field(64 * _MIB, ge=1024, description="Size of one request or answer")
     batch_tokens: int | None = Field(None, ge=1, description="Token budget of a batch; what suits the device if absent")
+    batch_seconds: float = Field(0.2, gt=0, description="Batches are made smaller where they would take longer")
     queued_tokens: int = Field(524_288, ge=1, description="Tokens that may wait; beyond it calls are refused")
     queued_requests: int = Field(1024, ge=1, description="Calls that may wait; beyond it calls are refused")
     request_seconds: float = Field(60.0, gt=0, description="Time limit of a call that sets none")
@@ -99,7 +100,7 @@ class Settings(BaseSettings):
 
     def limits(self, batch_tokens: int) -> Limits:
         """The queue's limits; `batch_tokens` where none is set."""
-        return Limits(self.queued_tokens, self.queued_requests, self.batch_tokens or batch_tokens)
+        return Limits(self.queued_tokens, self.queued_requests, self.batch_tokens or batch_tokens, self.batch_seconds)
 
     def shown(self) -> dict[str, Any]:
         """All settings, ready for JSON, the keys' hashes cut short."""

@@ -26,8 +26,10 @@ W = TypeVar("W", bound=Work)
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
-# Weight of the newest batch in the measured speed, from which the hint when to retry is made.
-_SPEED_WEIGHT = 0.2
+# The speed is tokens over seconds of the latest batches, each counting this much of the one after it.
+_SPEED_DECAY = 0.9
+# Below this many tokens a batch is all overhead, so that making it smaller still would not make it shorter.
+_LEAST_BATCH_TOKENS = 256
 _RETRY_SECONDS = (0.25, 30.0)
 _PREPARE_THREADS = 2
 
@@ -89,6 +91,7 @@ class BatchQueue(Generic[W, R]):
         *,
         name: str = "encode",
         observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the computing thread.
 
@@ -98,6 +101,7 @@ class BatchQueue(Generic[W, R]):
             limits: bounds and the token budget.
             name: of the thread.
             observer: told about batches and drops.
+            clock: measures how long batches take.
         """
         self._run = run
         self._observer: Observer = observer or _Silent()
@@ -109,7 +113,8 @@ class BatchQueue(Generic[W, R]):
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = self._closed = False
-        self._tokens_per_second = 0.0
+        self._clock = clock
+        self._recent_tokens = self._recent_seconds = 0.0
         self.accepted = self.answered = 0  # calls; the difference is what is open, expired or cancelled
         self.last_success = -float("inf")
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -239,7 +244,7 @@ class BatchQueue(Generic[W, R]):
                 yield
             except Overloaded as error:
                 self._observer.dropped("overloaded")
-                seconds = self._lanes.tokens() / 2 / self._tokens_per_second if self._tokens_per_second else 1.0
+                seconds = self._lanes.tokens() / 2 / self._speed() if self._speed() else 1.0
                 error.retry_after = min(max(seconds, _RETRY_SECONDS[0]), _RETRY_SECONDS[1])
                 raise
 
@@ -247,14 +252,14 @@ class BatchQueue(Generic[W, R]):
         """The computing thread."""
         while True:
             with self._changed:
-                while not (batch := self._lanes.take(time.monotonic())):
+                while not (batch := self._lanes.take(time.monotonic(), self._budget())):
                     if self._closed:
                         return
                     self._changed.wait()
-            began = time.monotonic()
+            began, started = time.monotonic(), self._clock()
             results = self._attempt([work for _, _, work in batch])
             ended = time.monotonic()
-            self._account(sum(work.tokens for _, _, work in batch), results, ended - began)
+            self._account(sum(work.tokens for _, _, work in batch), results, self._clock() - started)
             self._loop.call_soon_threadsafe(self._deliver, batch, results, began, ended)
 
     def _attempt(self, works: Sequence[W]) -> list[R | Exception]:
@@ -272,12 +277,22 @@ class BatchQueue(Generic[W, R]):
         return self._attempt(works[:middle]) + self._attempt(works[middle:])
 
     def _account(self, tokens: int, results: Sequence[R | Exception], seconds: float) -> None:
-        speed = tokens / max(seconds, 1e-6)
-        previous = self._tokens_per_second
-        self._tokens_per_second = previous + _SPEED_WEIGHT * (speed - previous) if previous else speed
+        self._recent_tokens = _SPEED_DECAY * self._recent_tokens + tokens
+        self._recent_seconds = _SPEED_DECAY * self._recent_seconds + seconds
         if any(not isinstance(result, Exception) for result in results):
             self.last_success = time.monotonic()
         self._observer.batch(len(results), tokens, seconds)
+
+    def _speed(self) -> float:
+        """Tokens per second lately; 0 before the first batch."""
+        return self._recent_tokens / max(self._recent_seconds, 1e-6)
+
+    def _budget(self) -> int:
+        """Tokens for the next batch: as many as should be done within the limits' seconds."""
+        limits = self._lanes.limits
+        if not self._recent_tokens:
+            return limits.batch_tokens
+        return min(limits.batch_tokens, max(round(self._speed() * limits.batch_seconds), _LEAST_BATCH_TOKENS))
 
     def _deliver(
         self, batch: list[tuple[Request[W], int, W]], results: list[R | Exception], began: float, ended: float

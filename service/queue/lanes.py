@@ -56,11 +56,14 @@ class Limits:
         queued_tokens: most tokens waiting; a request that alone has more is never taken.
         queued_requests: most requests waiting.
         batch_tokens: token budget of one batch; a longer text gets a batch of its own.
+        batch_seconds: batches are made smaller where, at the speed measured, they would take longer: what arrives
+            meanwhile waits for the batch to end.
     """
 
     queued_tokens: int = 524_288
     queued_requests: int = 1024
     batch_tokens: int = 4096
+    batch_seconds: float = 0.2
 
 
 @dataclass(eq=False)
@@ -163,8 +166,8 @@ class Lanes(Generic[W]):
             heapq.heapify(turns)
         return True
 
-    def take(self, now: float) -> list[tuple[Request[W], int, W]]:
-        """The next batch: works of one key within the token budget; empty if nothing waits.
+    def take(self, now: float, budget_tokens: int | None = None) -> list[tuple[Request[W], int, W]]:
+        """The next batch: works of one key within the token budget, the limits' own if None; empty if nothing waits.
 
         A request whose deadline has passed is taken out and not computed.
         """
@@ -173,13 +176,13 @@ class Lanes(Generic[W]):
             order = order[::-1]
         batch: list[tuple[Request[W], int, W]] = []
         for priority in order:
-            self._fill(batch, priority, now)
+            self._fill(batch, priority, now, budget_tokens or self.limits.batch_tokens)
         if batch:
             bulk = any(request.priority is Priority.BULK for request, _, _ in batch)
             self._batches_without_bulk = 0 if bulk else self._batches_without_bulk + 1
         return batch
 
-    def _fill(self, batch: list[tuple[Request[W], int, W]], priority: Priority, now: float) -> None:
+    def _fill(self, batch: list[tuple[Request[W], int, W]], priority: Priority, now: float, budget: int) -> None:
         """Add what fits from one priority, the tenant that is furthest behind first."""
         turns = self._turns[priority]
         aside: list[_Flow[W]] = []
@@ -193,7 +196,7 @@ class Lanes(Generic[W]):
                 request.waiting.clear()
             else:
                 index, work = request.waiting[0]
-                if batch and (work.key != batch[0][2].key or used + work.tokens > self.limits.batch_tokens):
+                if batch and (work.key != batch[0][2].key or used + work.tokens > budget):
                     aside.append(flow)
                     continue
                 self._pop(flow, request, work)

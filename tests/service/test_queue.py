@@ -134,6 +134,25 @@ def test_batches_keep_to_the_token_budget_and_a_longer_text_goes_alone() -> None
     run(body, Limits(batch_tokens=10))
 
 
+def test_batches_are_small_enough_to_be_over_soon() -> None:
+    async def body(queue: Queue, machine: Machine, log: Log) -> None:
+        del queue, log
+        now = 0.0
+
+        def slowly(works: Sequence[Text]) -> list[str]:
+            nonlocal now
+            now += sum(work.tokens for work in works) / 5000
+            return machine(works)
+
+        slow: Queue = BatchQueue(slowly, Limits(batch_tokens=4000, batch_seconds=0.1), clock=lambda: now)
+        await call(slow, *(Text("text", 50) for _ in range(200)))
+        await slow.drain()
+        # The first batch is as large as may be; then 5000 tokens per second and 0.1 s leave 500.
+        assert [50 * len(batch) for batch in machine.batches[:3]] == [4000, 500, 500]
+
+    run(body)
+
+
 def test_texts_of_different_keys_never_share_a_batch() -> None:
     async def body(queue: Queue, machine: Machine, log: Log) -> None:
         first = await occupy(queue, machine)
