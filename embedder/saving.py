@@ -7,21 +7,26 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from .errors import ModelError
 from .formats import sentence_transformers
 from .formats.folder import LATENT_FOLDER, LM_HEAD_FOLDER
+from .spec import EncoderSpec, Pooling, PromptSpan
 from .tokenization import TextTokenizer
 
 if TYPE_CHECKING:
     from .encoder import Encoder
 
 log = logging.getLogger(__name__)
+
+PROBES = ("words and words", "the sea", "a text", "A sentence of several words.", "été 😀", "1 and 2")
 
 
 def save_encoder(encoder: Encoder, folder: Path) -> None:
@@ -70,10 +75,22 @@ def plain_tokenizer(tokenizer: TextTokenizer) -> PreTrainedTokenizerFast:
     return plain
 
 
+def _counting_differs(tokenizer: TextTokenizer, spec: EncoderSpec) -> str | None:
+    """Say so where a prompt's end by offsets is not where its tokens alone, counted, would put it."""
+    if spec.include_prompt or spec.prompt_span is not PromptSpan.OFFSETS or spec.pooling is Pooling.LAST:
+        return None
+    counting = TextTokenizer(tokenizer.source, replace(spec, prompt_span=PromptSpan.TOKENS))
+    for kind in spec.prompts:
+        template = spec.template(kind)
+        if not np.array_equal(*(one(PROBES, template).pool_from for one in (tokenizer, counting))):
+            return f"it counts the tokens of the {kind} prompt and would leave out the text's first word as well"
+    return None
+
+
 def _save_modules(encoder: Encoder, folder: Path) -> None:
     """Write what stands behind the backbone, and sentence-transformers' description where it can have one."""
     spec = encoder.spec
-    reason = sentence_transformers.inexpressible(spec)
+    reason = sentence_transformers.inexpressible(spec) or _counting_differs(encoder.text_tokenizer, spec)
     if reason:
         log.warning("%s is saved for Decant alone: sentence-transformers cannot express it, %s", encoder.path, reason)
         sentence_transformers.write_foreign(folder)

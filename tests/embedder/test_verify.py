@@ -238,7 +238,8 @@ def test_loading_refuses_it(
 
 
 def test_every_invariant_has_its_fault(encoder_of: Callable[..., Encoder]) -> None:
-    names = {m.name for m in verify_encoder(encoder_of(SPEC))}
+    # A sparse head's faults are planted in heads/test_sparse.py.
+    names = {m.name for m in verify_encoder(encoder_of(SPEC))} - {"sparse pooling"}
     assert names <= set.union(*FAULTS.values())
     for name in names - {"input order"}:
         assert {name} in FAULTS.values(), f"no fault breaks {name} alone"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from decant.embedder import Encoder, EncoderSpec, InputError, ModelError
 from decant.embedder.prompts import RULES, apply_rule
@@ -189,3 +191,42 @@ class TestAroundAText:
     def test_plain_prefix_is_no_template(self) -> None:
         assert Template(("query: ", "")).is_prefix
         assert parse("query: {text}", {}) == parse("query: ", {})
+
+
+class TestSavingForOthers:
+    """A prompt that is not pooled ends at its last token; sentence-transformers finds that by counting."""
+
+    @pytest.mark.parametrize(
+        ("prompt", "span", "pooling", "plain"),
+        [
+            ("query:", "offsets", "mean", True),
+            ("query: ", "offsets", "mean", False),  # counted alone, its space would be a token, the first word's
+            ("query: ", "tokens", "mean", True),
+            ("query: ", "offsets", "last", True),
+            ("", "offsets", "mean", True),
+            ("", "text", "mean", False),
+            ("query: {text} ?", "tokens", "last", False),
+        ],
+    )
+    def test_agrees_or_refuses(
+        self, prompt: str, span: str, pooling: str, plain: bool, encoder_of: Callable[..., Encoder], tmp_path: Path
+    ) -> None:
+        spec = EncoderSpec(
+            prompts={"query": prompt},
+            include_prompt=False,
+            prompt_span=span,  # type: ignore[arg-type]
+            pooling=pooling,  # type: ignore[arg-type]
+            max_tokens=64,
+        )
+        encoder = encoder_of(spec, "llama", "byte")
+        encoder.save(tmp_path / "saved")
+        texts = ["Rivers carry water", "sea"]
+        expected = encoder.encode(texts, kind="query").dense
+        again = Encoder.load(tmp_path / "saved", dtype="float32").encode(texts, kind="query").dense
+        assert np.abs(again - expected).max() <= 1e-6
+        if plain:
+            model = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+            assert np.abs(model.encode(texts, prompt_name="query") - expected).max() <= 1e-5
+        else:
+            with pytest.raises(ValueError, match="not part of Sentence Transformers"):
+                SentenceTransformer(str(tmp_path / "saved"), device="cpu")
