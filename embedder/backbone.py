@@ -18,8 +18,19 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 
 from ..kernels.attention import ATTENTION_NAME, PackedLayout, register
 from .errors import ModelError, UnsupportedModelError
-from .families import NEEDS_PADDING, NOT_BIDIRECTIONAL, NOT_PACKED, POSITIONS_FROM_PADDING, WINDOW_ONE_WIDER
+from .families import (
+    BIDIRECTIONAL_COPIES,
+    NEEDS_PADDING,
+    NOT_BIDIRECTIONAL,
+    NOT_PACKED,
+    POSITIONS_FROM_PADDING,
+    WINDOW_ONE_WIDER,
+)
+from .formats.json_file import read_json
 from .spec import Attention
+
+# What ties a configuration to Python code of its own.
+_OWN_CODE = ("model_type", "auto_map", "architectures")
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +220,12 @@ def load_config(folder: Path) -> PretrainedConfig:
     Raises:
         ModelError: if there is none, or transformers does not know the architecture.
     """
+    file = folder / "config.json"
+    raw = read_json(file) if file.is_file() else {}
+    if (stock := BIDIRECTIONAL_COPIES.get(str(raw.get("model_type")))) is not None:
+        config = AutoConfig.for_model(stock, **{key: value for key, value in raw.items() if key not in _OWN_CODE})
+        config.is_causal = False
+        return config
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:

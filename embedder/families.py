@@ -82,3 +82,7 @@ WINDOW_ONE_WIDER: frozenset[str] = frozenset(("modernbert",))
 POSITIONS_FROM_PADDING: frozenset[str] = frozenset(
     ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "roberta-prelayernorm")
 )
+
+# Architectures published with Python code of their own that is a stock one without its causal mask: loaded as that,
+# with the code left alone. NVIDIA's Llama-Embed-Nemotron and its siblings.
+BIDIRECTIONAL_COPIES: dict[str, str] = {"llama_bidirec": "llama"}

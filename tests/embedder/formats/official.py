@@ -542,3 +542,28 @@ def nemotron(folder: Path) -> Built:
         for kind, before in prompts.items()
     ]
     return Built(folder, calls, plain=True, plain_again=True)
+
+
+@case("Llama-Embed-Nemotron (llama_bidirec)")
+def llama_embed_nemotron(folder: Path) -> Built:
+    """huggingface.co/nvidia/llama-embed-nemotron-8b: Llama under a name of its own, with code nobody needs."""
+    model = random_model(LlamaConfig(**_WIDTHS))
+    model.save_pretrained(folder)
+    code = {
+        "AutoConfig": "llama_bidirectional_model.LlamaBidirectionalConfig",
+        "AutoModel": "llama_bidirectional_model.LlamaBidirectionalModel",
+    }
+    (folder / "llama_bidirectional_model.py").write_text("raise RuntimeError('remote code ran')\n")
+    architecture = {"model_type": "llama_bidirec", "architectures": ["LlamaBidirectionalModel"], "auto_map": code}
+    edit_json(folder / "config.json", {**architecture, "pooling": "avg", "temperature": 0.02})
+    save_tokenizer(folder, "byte-level", "<s> $A")
+    save_st(folder, "mean_tokens", {"query": f"Instruct: {TASK}\nQuery: ", "document": ""})
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    calls = [
+        Call(
+            {"texts": list(TEXTS), "kind": kind},
+            rows([states(model, tokenizer(before + text).input_ids, bidirectional=True).mean(0) for text in TEXTS]),
+        )
+        for kind, before in (("query", f"Instruct: {TASK}\nQuery: "), ("document", ""))
+    ]
+    return Built(folder, calls, plain_again=True)
