@@ -82,7 +82,7 @@ def _counting_differs(tokenizer: TextTokenizer, spec: EncoderSpec) -> str | None
     counting = TextTokenizer(tokenizer.source, replace(spec, prompt_span=PromptSpan.TOKENS))
     for kind in spec.prompts:
         template = spec.template(kind)
-        if not np.array_equal(*(one(PROBES, template).pool_from for one in (tokenizer, counting))):
+        if not np.array_equal(tokenizer(PROBES, template).pool_from, counting(PROBES, template).pool_from):
             return f"it counts the tokens of the {kind} prompt and would leave out the text's first word as well"
     return None
 
