@@ -30,8 +30,8 @@ class AnswerRules:
     passages: int = 8
     mode: str = "hybrid"
     sentences: int = 3
-    word_weight: float = 2.0
-    threshold: float = 3.0
+    word_weight: float = 4.0
+    threshold: float = 6.3
     share: float = 0.8
 
 
