@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip
 EXAMPLE_STORE := .decant-demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench docs lock clean
+.PHONY: help demo test check fix bench parity docs lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do \
@@ -30,6 +30,9 @@ fix: $(VENV)/.dev ## Put imports, formatting and whatever else a machine can rep
 
 bench: $(VENV)/.bench ## Compare encoding speed with sentence-transformers, side by side
 	$(BIN)/python benchmarks/encode.py
+
+parity: $(VENV)/.dev ## Compare every published format with a plain statement of its method
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py
 
 docs: $(VENV)/.run ## Write docs/cli.md anew from the commands themselves
 	$(BIN)/python -m decant.service.cli.reference > docs/cli.md.new && mv docs/cli.md.new docs/cli.md

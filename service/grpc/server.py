@@ -16,8 +16,11 @@ from ..proto.decant.v1 import decant_pb2, decant_pb2_grpc
 from ..proto.tei.v1 import tei_pb2, tei_pb2_grpc
 from ..search import SearchService
 from . import decant_v1, tei_v1
-from .door import Door
+from .door import Door, Gate
 from .health import EncoderHealth
+
+# What the transport gets to send the last answers and refusals.
+LAST_ANSWERS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,11 @@ class GrpcServer:
             ],
             compression=grpc.Compression.Gzip if options.gzip else None,
         )
-        offered = self._add_decant(Door("decant.v1", keys, metrics, options.timeout_seconds), models, search)
-        tei_names = self._add_tei(Door("tei.v1", keys, metrics, options.timeout_seconds), models)
+        self._gate = Gate()
+        offered = self._add_decant(
+            Door("decant.v1", self._gate, keys, metrics, options.timeout_seconds), models, search
+        )
+        tei_names = self._add_tei(Door("tei.v1", self._gate, keys, metrics, options.timeout_seconds), models)
         every = [*_names(decant_pb2), *tei_names]
         absent = [name for name in every if name not in offered | {"tei.v1.Info", "tei.v1.Embed", "tei.v1.Tokenize"}]
         self.health = EncoderHealth(models, [name for name in every if name not in absent], absent)
@@ -83,8 +89,9 @@ class GrpcServer:
         return port
 
     async def stop(self, grace_seconds: float) -> None:
-        """Take no new calls, and let those that run end within the grace."""
-        await self._server.stop(grace_seconds)
+        """Refuse new calls, let those that run end within the grace, then listen no longer."""
+        await self._gate.close(grace_seconds)
+        await self._server.stop(LAST_ANSWERS_SECONDS)
 
     def _add_decant(self, door: Door, models: Models, search: SearchService | None) -> set[str]:
         decant_pb2_grpc.add_EncoderServicer_to_server(decant_v1.EncoderService(door, models), self._server)
