@@ -29,10 +29,10 @@ from reportlab.platypus import Paragraph, SimpleDocTemplate, Spacer
 CORPUS = Path(__file__).parent / "corpus"
 
 PEPS = """
-8 20 202 205 234 238 255 257 282 289 308 318 328 343 370 380 405 435 443 448 465 471 476 479 498 506 519
+8 20 202 205 234 238 255 257 282 289 308 318 328 343 380 405 435 448 465 471 476 479 498 506 519
 525 530 557 572 584 585 604 616 621 654 668
 """.split()
-RUST_CHAPTERS = re.compile(r"src/ch(04|06|08|09|10|13|15|16)-.*\.md")
+RUST_CHAPTERS = re.compile(r"src/ch(04|06|08-0[0-2]|09|10|13|15|16)-?.*\.md")
 ETCD = re.compile(r"content/en/docs/v3\.6/(learning|op-guide|tasks|dev-guide|metrics|install|quickstart|faq).*")
 KNATIVE = re.compile(
     r"docs/versioned/(serving|getting-started|eventing/(concepts|flows|features|sources/ping|triggers)).*"
