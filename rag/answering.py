@@ -16,7 +16,7 @@ NO_ANSWER = "There is no answer to this in these documents."
 
 @dataclass(frozen=True)
 class AnswerRules:
-    """How evidence becomes an answer; the defaults were chosen on SQuAD training questions (benchmarks/evidence.py).
+    """How evidence becomes an answer; benchmarks/evidence.py gave weight and threshold, on SQuAD training questions.
 
     Attributes:
         passages: passages retrieved.
