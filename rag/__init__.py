@@ -1,7 +1,21 @@
-"""Passages to grounded answers: evidence, citations, abstention."""
+"""Passages to grounded answers: evidence, generators, citations, abstention."""
 
-from .answer import Answer, Citation
+from .answer import Answer, Citation, Message, Usage
 from .answering import Answerer, AnswerRules
-from .errors import AnswerError
+from .errors import AnswerError, GeneratorError
+from .generation import NO_ANSWER, Generator, Source, Task
 
-__all__ = ["Answer", "AnswerError", "AnswerRules", "Answerer", "Citation"]
+__all__ = [
+    "NO_ANSWER",
+    "Answer",
+    "AnswerError",
+    "AnswerRules",
+    "Answerer",
+    "Citation",
+    "Generator",
+    "GeneratorError",
+    "Message",
+    "Source",
+    "Task",
+    "Usage",
+]

@@ -1,8 +1,17 @@
-"""The nouns of an answer: what was cited, and what was said."""
+"""The nouns of an answer: what was cited, what was said, and what it cost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Message:
+    """One earlier turn of a conversation."""
+
+    role: Literal["user", "assistant"]
+    text: str
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,21 @@ class Citation:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What a generator read and wrote, in tokens; zeros where nothing was generated.
+
+    Attributes:
+        prompt_tokens: tokens of question, history and passages, those read from a cache included.
+        cached_tokens: those of them that a cache supplied.
+        completion_tokens: tokens written.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Answer:
     """What the documents say to a question.
 
@@ -36,9 +60,20 @@ class Answer:
         text: the answer, with `[n]` behind what citation n supports; says so where nothing was found.
         citations: in the order of their numbers, verified.
         grounded: whether the evidence was strong enough to answer from.
+        query: what was searched for: the question, with what it takes from the conversation before it.
+        generator: who wrote the text; `evidence` where it is made of quotations.
+        note: why the generator's text was not used, where one was asked; else empty.
+        dropped: sentences of the generator that the documents do not support; they are not in `text` unless the
+            rules say to mark them.
+        usage: tokens read and written.
     """
 
     question: str
     text: str
     citations: tuple[Citation, ...]
     grounded: bool
+    query: str = ""
+    generator: str = "evidence"
+    note: str = ""
+    dropped: tuple[str, ...] = ()
+    usage: Usage = Usage()

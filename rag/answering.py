@@ -1,17 +1,28 @@
-"""From a question to an answer that cites: retrieve, select verbatim evidence, verify, answer or abstain."""
+"""From a question to an answer that cites: retrieve, select verbatim evidence, write, verify, or abstain."""
 
 from __future__ import annotations
 
+from collections.abc import Generator as Yields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal, cast
 
+from ..index.documents import Hit
 from ..index.encoder import Encoder
 from ..index.searcher import Searcher
 from ..index.store import Store
-from .answer import Answer, Citation
+from .answer import Answer, Citation, Message
+from .citing import Citer
+from .conversation import condense
 from .errors import AnswerError
 from .evidence import Evidence, find_evidence
+from .generation import NO_ANSWER, Generator, Source, Task
+from .grounding import UNSUPPORTED_MARK, read_claims, supporting
 
-NO_ANSWER = "There is no answer to this in these documents."
+AS_QUOTED = "evidence"
+# A passage's further sentences are evidence where they score this share of the strongest of all.
+_QUOTE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,9 @@ class AnswerRules:
         word_weight: see `find_evidence`.
         threshold: the strongest sentence must score this much, or there is no answer.
         share: further sentences must score at least this share of the strongest.
+        support: share of a written sentence's words that the sentences cited for it must hold.
+        unsupported: what becomes of a written sentence that nothing supports: `drop`, or `mark` to keep it, marked.
+        max_tokens: the most tokens a generator may write.
     """
 
     passages: int = 8
@@ -33,74 +47,210 @@ class AnswerRules:
     word_weight: float = 4.0
     threshold: float = 6.3
     share: float = 0.8
+    support: float = 0.6
+    unsupported: Literal["drop", "mark"] = "drop"
+    max_tokens: int = 256
 
 
 class Answerer:
-    """Answers questions from one store, in the words of its documents; no text is ever made up.
+    """Answers questions from one store; threads may share it.
 
-    What a document says is data: it is quoted or not, and cannot change these rules.
+    Without a generator an answer is made of quotations. With one, what it writes leaves sentence by sentence, each
+    with citations that were verified, and falls back to quotations where nothing of it can be supported. What a
+    document says is data: it is quoted or not, and cannot change these rules.
     """
 
-    def __init__(self, store: Store, encoder: Encoder, rules: AnswerRules | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        encoder: Encoder,
+        rules: AnswerRules | None = None,
+        *,
+        generator: Generator | None = None,
+    ) -> None:
         """Raises `StoreMismatch` if the encoder is not the store's."""
         self._store = store
         self._encoder = encoder
         self._searcher = Searcher(store, encoder)
+        self.generator = generator
         self.rules = rules or AnswerRules()
 
-    def ask(self, question: str, *, filter: str | None = None) -> Answer:
+    def ask(
+        self,
+        question: str,
+        *,
+        history: Sequence[Message] = (),
+        k: int | None = None,
+        mode: str | None = None,
+        filter: str | None = None,
+        tenant: str = "",
+    ) -> Answer:
         """Answer a question.
 
         Args:
             question: in plain words.
+            history: earlier turns, oldest first; what the question points back to is searched for as well.
+            k: how many passages are read, instead of the rules' number.
+            mode: how they are found, instead of the rules' mode.
             filter: only documents that meet it are read, see `Searcher.search`.
+            tenant: on whose behalf; what is cached for one tenant never serves another.
 
         Raises:
-            AnswerError: the question is empty, or too long for the model to read whole.
+            AnswerError: the question is empty, or too long for the model to read whole; GeneratorError if the
+                generator fails.
             FilterError: the filter makes no sense.
         """
+        pieces = self.stream(question, history=history, k=k, mode=mode, filter=filter, tenant=tenant)
+        *_, last = pieces
+        return cast(Answer, last)
+
+    def stream(
+        self,
+        question: str,
+        *,
+        history: Sequence[Message] = (),
+        k: int | None = None,
+        mode: str | None = None,
+        filter: str | None = None,
+        tenant: str = "",
+    ) -> Iterator[str | Answer]:
+        """Answer a question in pieces; arguments and errors as of `ask`.
+
+        Everything but the writing is done when this returns. Closing the iterator stops the generator.
+
+        Returns:
+            Text, each piece a sentence that was checked, and last the `Answer`, whose text is the pieces put together.
+        """
+        query = self._query(question, history)
+        hits = self._searcher.search(query, mode=mode or self.rules.mode, k=k or self.rules.passages, filter=filter)
+        found = find_evidence(query, hits, self._store, self._encoder, word_weight=self.rules.word_weight)
+        task = Task(
+            question, query, _sources(found, hits), tuple(history), tenant=tenant, max_tokens=self.rules.max_tokens
+        )
+        if not found or found[0].score < self.rules.threshold:
+            return self._abstain(task)
+        if self.generator is None:
+            return self._quote(task, found, note="")
+        return self._write(task, found, self.generator)
+
+    def _query(self, question: str, history: Sequence[Message]) -> str:
         if not question.strip():
             raise AnswerError("the question is empty: ask something")
-        if self._encoder.encode([question], kind="query").truncated[0]:
-            raise AnswerError(f"the question is longer than the model's {self._encoder.max_tokens} tokens: shorten it")
-        hits = self._searcher.search(question, mode=self.rules.mode, k=self.rules.passages, filter=filter)
-        found = find_evidence(question, hits, self._store, self._encoder, word_weight=self.rules.word_weight)
-        citations = self._cite(found)
-        if not citations or citations[0].score < self.rules.threshold:
-            return Answer(question, NO_ANSWER, (), grounded=False)
-        return Answer(question, " ".join(f"{c.text} [{c.number}]" for c in citations), citations, grounded=True)
+        for query in (condense(question, history), question):
+            if not self._encoder.encode([query], kind="query").truncated[0]:
+                return query
+        raise AnswerError(f"the question is longer than the model's {self._encoder.max_tokens} tokens: shorten it")
 
-    def _cite(self, found: list[Evidence]) -> tuple[Citation, ...]:
-        """Take the strongest sentences, each once, whose text the store holds at their range."""
-        citations: list[Citation] = []
-        quoted: set[str] = set()
+    def _abstain(self, task: Task, generator: str = AS_QUOTED, dropped: tuple[str, ...] = ()) -> Iterator[str | Answer]:
+        yield NO_ANSWER
+        yield Answer(
+            task.question,
+            NO_ANSWER,
+            (),
+            grounded=False,
+            query=task.query,
+            generator=generator,
+            dropped=dropped,
+            usage=task.meter.usage,
+        )
+
+    def _quote(
+        self, task: Task, found: Sequence[Evidence], *, note: str, dropped: tuple[str, ...] = ()
+    ) -> Iterator[str | Answer]:
+        """The strongest sentences, each once, as the documents have them."""
+        citer = Citer(self._store)
+        parts: list[str] = []
         for evidence in found:
-            weak = citations and evidence.score < self.rules.share * citations[0].score
-            if len(citations) == self.rules.sentences or weak:
+            weak = citer.citations and evidence.score < self.rules.share * citer.citations[0].score
+            if len(citer.citations) == self.rules.sentences or weak:
                 break
             text = evidence.sentence.text
-            if text in quoted or not self._verified(evidence):
+            if any(text == other.text for other in citer.citations) or (number := citer.cite(evidence)) is None:
                 continue
-            quoted.add(text)
-            hit = evidence.hit
-            citations.append(
-                Citation(
-                    number=len(citations) + 1,
-                    doc_id=hit.chunk.doc_id,
-                    path=hit.path,
-                    title=hit.title,
-                    start_char=evidence.start_char,
-                    end_char=evidence.end_char,
-                    text=text,
-                    score=evidence.score,
-                )
-            )
-        return tuple(citations)
+            parts.append(f"{' ' if parts else ''}{text} [{number}]")
+            if len(parts) == 1 and citer.citations[0].score < self.rules.threshold:
+                parts.clear()  # the sentence that was strong enough is gone from the store
+                break
+            yield parts[-1]
+        if not parts:
+            yield from self._abstain(task, dropped=dropped)
+            return
+        yield self._answer(task, "".join(parts), citer.citations, AS_QUOTED, note, dropped)
 
-    def _verified(self, evidence: Evidence) -> bool:
-        """Whether the document, read from the store now, holds the sentence where the citation says."""
-        try:
-            text = self._store.text(evidence.hit.chunk.doc_id)
-        except KeyError:
-            return False
-        return text[evidence.start_char : evidence.end_char] == evidence.sentence.text
+    def _write(self, task: Task, found: Sequence[Evidence], generator: Generator) -> Iterator[str | Answer]:
+        """What the generator writes, each sentence behind its check."""
+        citer = Citer(self._store)
+        numbers = {id(source.hit): source.number for source in task.sources}
+        sentences = [(numbers[id(evidence.hit)], evidence) for evidence in found]
+        parts: list[str] = []
+        dropped: list[str] = []
+        said_nothing = True
+        with _closed(generator.generate(task)) as pieces:
+            for claim in read_claims(pieces):
+                if not claim.text or _is_no_answer(claim.text):
+                    continue
+                said_nothing = False
+                cited = [citer.cite(quote) for quote in supporting(claim, sentences, self.rules.support)]
+                marks = "".join(f" [{number}]" for number in cited if number is not None)
+                if not cited or None in cited:
+                    dropped.append(claim.text)
+                    if self.rules.unsupported == "drop":
+                        continue
+                    marks = f" {UNSUPPORTED_MARK}"
+                parts.append(f"{claim.before if parts else ''}{claim.text}{marks}")
+                yield parts[-1]
+        if said_nothing:
+            yield from self._abstain(task, generator.name)
+        elif not parts:
+            note = f"nothing that {generator.name} wrote is supported by the documents: quoted instead"
+            yield from self._quote(task, found, note=note, dropped=tuple(dropped))
+        else:
+            yield self._answer(task, "".join(parts), citer.citations, generator.name, "", tuple(dropped))
+
+    def _answer(
+        self,
+        task: Task,
+        text: str,
+        citations: Sequence[Citation],
+        generator: str,
+        note: str,
+        dropped: tuple[str, ...],
+    ) -> Answer:
+        return Answer(
+            task.question,
+            text,
+            tuple(citations),
+            grounded=bool(citations),
+            query=task.query,
+            generator=generator,
+            note=note,
+            dropped=dropped,
+            usage=task.meter.usage,
+        )
+
+
+def _sources(found: Sequence[Evidence], hits: Sequence[Hit]) -> tuple[Source, ...]:
+    """The passages in the order in which they were found, each with its sentences that come near the strongest."""
+    sources: list[Source] = []
+    for hit in hits:
+        inside = sorted((e for e in found if e.hit is hit), key=lambda e: e.start_char)
+        if not inside:
+            continue
+        best = max(evidence.score for evidence in inside)
+        near = tuple(e for e in inside if e.score >= best or e.score >= _QUOTE_SHARE * found[0].score)
+        sources.append(Source(len(sources) + 1, hit, near))
+    return tuple(sources)
+
+
+def _is_no_answer(text: str) -> bool:
+    return text.strip(" .\"'").casefold() == NO_ANSWER.strip(".").casefold()
+
+
+@contextmanager
+def _closed(pieces: Iterator[str]) -> Yields[Iterator[str]]:
+    """Close a stream that may be left early, so that its connection or model is free at once."""
+    try:
+        yield pieces
+    finally:
+        if callable(close := getattr(pieces, "close", None)):
+            close()
