@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from .dispatched import attention
 from .layout import PackedLayout
-from .packed import packed_attention
 
 ATTENTION_NAME = "decant_packed"
 
@@ -67,7 +67,7 @@ def _attention_forward(
         raise NotImplementedError(f"the model's attention needs {', '.join(sorted(unknown))}")
     if packed.trace is not None:
         packed.trace.append(module)
-    out = packed_attention(
+    out = attention(
         query[0],
         key[0],
         value[0],

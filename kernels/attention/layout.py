@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
 from torch import Tensor, nn
+
+from .ragged import Ragged
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,12 @@ class PackedLayout:
     def batch_size(self) -> int:
         """Number of sequences in the batch."""
         return self.cu_seqlens.shape[0] - 1
+
+    @cached_property
+    def ragged(self) -> Ragged:
+        """Tables for kernels, made at the first use and shared by all layers."""
+        lengths = [length for _, count, length in self.runs for _ in range(count)]
+        return Ragged(lengths, lengths, self.cu_seqlens.device)
 
     def lengths(self) -> Tensor:
         """Length of each sequence, (batch,) int64."""

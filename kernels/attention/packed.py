@@ -68,6 +68,36 @@ def packed_attention(
     return out
 
 
+def packed_attention_lse(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: PackedLayout,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`packed_attention` with the log-sum-exp of each query's scores, (heads, total_tokens), sinks included.
+
+    With it attention over parts of the keys can be merged exactly. Scores are written out, run by run.
+    """
+    heads, total, _ = query.shape
+    out = query.new_empty(total, heads, value.shape[-1])
+    lse: list[Tensor] = []
+    for start, count, length in layout.runs:
+        stop = start + count * length
+        q, k, v = (x[:, start:stop].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value))
+        mask = _window_mask(length, window, layout.causal, query.device)
+        if layout.causal and mask is None:
+            mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+        scores = _scores(q, k, mask, scale, softcap, sinks)
+        out[start:stop] = _explicit_attention(q, k, v, mask, scale, softcap, sinks, 0.0).transpose(1, 2).flatten(0, 1)
+        lse.append(scores.logsumexp(-1).transpose(0, 1).flatten(1))
+    return out, torch.cat(lse, 1)
+
+
 def _window_mask(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:
     """(length, length) bool, True where a query (row) sees a key; None where the window hides nothing."""
     if window is None or window >= length:
@@ -87,8 +117,17 @@ def _explicit_attention(
     dropout: float,
 ) -> Tensor:
     """Attention with the scores written out, (n, heads, length, dim): for what SDPA has no argument for."""
+    scores = _scores(query, key, mask, scale, softcap, sinks)
+    weights = scores.softmax(-1)[..., : key.shape[2]].to(value.dtype)
     groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    return torch.dropout(weights, dropout, train=dropout > 0) @ value.repeat_interleave(groups, 1)
+
+
+def _scores(
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float, softcap: float | None, sinks: Tensor | None
+) -> Tensor:
+    """(n, heads, length, keys) in float32, with one more column where there are sinks."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
     scores = (query @ key.mT).float() * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
@@ -97,5 +136,4 @@ def _explicit_attention(
     if sinks is not None:
         column = sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
         scores = torch.cat([scores, column], dim=-1)
-    weights = scores.softmax(-1)[..., : key.shape[2]].to(value.dtype)
-    return torch.dropout(weights, dropout, train=dropout > 0) @ value
+    return scores

@@ -1,0 +1,89 @@
+"""Block sizes and launch parameters of the kernels, per class of device: stored, never searched while serving.
+
+`benchmarks/kernels.py --autotune` measures them on a GPU and writes `configs.json` anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+
+FILE = Path(__file__).parent / "configs.json"
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """How one kernel is launched.
+
+    Attributes:
+        blocks: constexpr block sizes by the kernel's names for them.
+        num_warps: warps of a program.
+        num_stages: depth of the software pipeline.
+    """
+
+    blocks: Mapping[str, int]
+    num_warps: int
+    num_stages: int
+
+    def launch(self) -> dict[str, int]:
+        """Keyword arguments of the launch; said outright, fused multiply-add does not change with Triton's default."""
+        return {
+            **self.blocks,
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+            "enable_fp_fusion": True,
+        }
+
+
+def lookup(kernel: str, size: int, device: torch.device) -> KernelConfig:
+    """Return the stored configuration of a kernel.
+
+    Args:
+        kernel: its name in the table.
+        size: what the table distinguishes for this kernel, the head dimension for attention; the entry of the
+            smallest size not below it is taken, else the largest.
+        device: where it runs; a class without entries of its own has those of `default`.
+    """
+    return _resolve(kernel, size, device_class(device))
+
+
+@cache
+def _resolve(kernel: str, size: int, family: str) -> KernelConfig:
+    tables = table()
+    sizes = tables.get(family, {}).get(kernel) or tables["default"][kernel]
+    fitting = min((key for key in sizes if key >= size), default=max(sizes))
+    return sizes[fitting]
+
+
+@cache
+def table() -> dict[str, dict[str, dict[int, KernelConfig]]]:
+    """The stored table: device class, kernel, size."""
+    raw = json.loads(FILE.read_text(encoding="utf-8"))
+    return {
+        family: {
+            kernel: {int(size): parse(entry) for size, entry in sizes.items()} for kernel, sizes in kernels.items()
+        }
+        for family, kernels in raw.items()
+    }
+
+
+def parse(entry: Mapping[str, int]) -> KernelConfig:
+    """Read one entry of the table."""
+    blocks = {key: value for key, value in entry.items() if key not in ("num_warps", "num_stages")}
+    return KernelConfig(MappingProxyType(blocks), entry["num_warps"], entry["num_stages"])
+
+
+def device_class(device: torch.device) -> str:
+    """Name of the device's class in the table: `sm90` for compute capability 9.0, `interpreter` for a CPU."""
+    if device.type == "cpu":
+        return "interpreter"
+    if torch.version.hip:
+        return "hip"
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm{major}{minor}"

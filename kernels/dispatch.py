@@ -1,0 +1,101 @@
+"""Which implementation of an operation runs: decided in this one place, and said in the log once.
+
+Every operation exists in plain PyTorch; where a GPU and Triton are present most have a kernel as well. Nothing here
+imports Triton: the kernels are imported when one is about to run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal, get_args
+
+import torch
+
+Implementation = Literal["torch", "triton"]
+
+OPERATIONS = ("attention", "cross_attention", "pooling", "splade", "quantize")
+OVERRIDE = "DECANT_KERNELS"
+
+log = logging.getLogger(__name__)
+
+
+class KernelError(RuntimeError):
+    """An implementation was asked for by name and cannot run; one line that says why and what to do."""
+
+
+def choose(
+    operation: str,
+    device: torch.device,
+    refusal: str | None = None,
+    implementation: Implementation | None = None,
+) -> Implementation:
+    """Return the implementation to run on this call.
+
+    What was asked for by argument, or else in the environment variable DECANT_KERNELS (`torch`, `triton`, or a list
+    as in `attention=torch,splade=triton`), runs or raises. Otherwise the kernel runs on a GPU where it can.
+
+    Args:
+        operation: one of `OPERATIONS`.
+        device: where the tensors are.
+        refusal: why the kernel cannot do what this call wants; None where it can.
+        implementation: overrides the environment.
+
+    Raises:
+        KernelError: if the implementation asked for is unknown or cannot run here.
+    """
+    wanted = implementation or requested(os.environ.get(OVERRIDE, "")).get(operation)
+    obstacle = refusal or _obstacle(device.type)
+    if wanted == "triton":
+        if obstacle:
+            raise KernelError(f"the triton implementation of {operation} cannot run: {obstacle}; choose torch")
+        _report(operation, "triton", "asked for")
+        return "triton"
+    if wanted == "torch":
+        _report(operation, "torch", "asked for")
+        return "torch"
+    if obstacle is None and device.type == "cpu":
+        # Interpreted kernels exist to be tested; nobody computes with them unless they say so.
+        obstacle = "the interpreter is for tests"
+    _report(operation, "torch" if obstacle else "triton", obstacle or f"on {device.type}")
+    return "torch" if obstacle else "triton"
+
+
+@cache
+def requested(setting: str) -> dict[str, Implementation]:
+    """Read DECANT_KERNELS: one name for all operations, or operation=name pairs.
+
+    Raises:
+        KernelError: for a name that is none of an operation or implementation.
+    """
+    chosen: dict[str, Implementation] = {}
+    for part in filter(None, (part.strip() for part in setting.split(","))):
+        operation, _, name = part.rpartition("=")
+        if name not in get_args(Implementation) or (operation and operation not in OPERATIONS):
+            names, operations = " or ".join(get_args(Implementation)), ", ".join(OPERATIONS)
+            raise KernelError(f"{OVERRIDE}={setting!r}: write {names}, or pairs of one of {operations} and a name")
+        for key in (operation,) if operation else OPERATIONS:
+            chosen[key] = "triton" if name == "triton" else "torch"
+    return chosen
+
+
+def _obstacle(device_type: str) -> str | None:
+    if not _triton_installed():
+        return "Triton is not installed"
+    if device_type == "cuda":
+        return None
+    if device_type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    return f"the tensors are on {device_type}"
+
+
+@cache
+def _triton_installed() -> bool:
+    return find_spec("triton") is not None
+
+
+@cache
+def _report(operation: str, implementation: str, reason: str) -> None:
+    log.info("%s: %s (%s)", operation, implementation, reason)
