@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -17,8 +18,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from ..kernels.attention import PackedLayout
+from . import calibration
 from .adapters import merge_adapter
 from .backbone import Backbone
+from .calibration import Calibration
 from .device import choose_device, choose_dtype
 from .embeddings import Embeddings
 from .errors import InputError, ModelError
@@ -28,8 +31,9 @@ from .head import Head
 from .lm_head import LmHead
 from .packing import pack_by_length
 from .prompts import apply_rule
+from .router import RouterHead
 from .sparse import SparseHead, explain
-from .spec import EncoderSpec
+from .spec import EncoderSpec, Pooling
 from .template import Template
 from .tokenization import TextTokenizer, TokenizedTexts, Truncate
 
@@ -55,18 +59,32 @@ class Encoder:
         files: ModelFiles,
         path: Path,
         backbone: Backbone,
-        head: Head,
         tokenizer: TextTokenizer,
-        sparse_head: SparseHead | None = None,
+        calibrations: Mapping[str, Calibration],
     ) -> None:
-        """Put the parts together; use `Encoder.load`."""
+        """Put the heads that the spec asks for on a loaded backbone; use `Encoder.load`.
+
+        Raises:
+            ModelError: if a head's weights are missing or do not fit.
+        """
+        spec = files.spec
         self.path = path
-        self.spec = files.spec
+        self.spec = spec
         self.backbone = backbone
-        self.head = head
         self.text_tokenizer = tokenizer
-        self.sparse_head = sparse_head
+        self.calibrations = dict(calibrations)
         self._files = files
+        self.head = Head(spec, backbone.hidden_size)
+        self.head.load_dense(files.dense)
+        self.head.load_latent(files.latent, backbone.dtype)
+        self.head.load_calibration(calibrations.get("dense"))
+        self.head.to(backbone.device).eval().requires_grad_(False)
+        self.sparse_head: SparseHead | None = None
+        if spec.sparse:
+            lm_head = LmHead.load(files.lm_head or files.backbone, backbone)
+            special = tokenizer.source.all_special_ids
+            self.sparse_head = SparseHead(spec.sparse, lm_head, special, tokenizer.vocabulary_size)
+        self.router_head = RouterHead(spec.router, backbone, calibrations.get("router")) if spec.router else None
 
     @classmethod
     def load(
@@ -119,17 +137,8 @@ class Encoder:
         for adapter in files.adapters:
             backbone.model = merge_adapter(backbone.model, adapter)
         backbone.check_vocabulary(tokenizer.vocabulary_size, files.backbone)
-        head = Head(files.spec, backbone.hidden_size)
-        head.load_dense(files.dense)
-        head.load_latent(files.latent, backbone.dtype)
-        head.to(place).eval().requires_grad_(False)
-        sparse_head = None
-        if files.spec.sparse:
-            lm_head = LmHead.load(files.lm_head or files.backbone, backbone)
-            sparse_head = SparseHead(
-                files.spec.sparse, lm_head, tokenizer.source.all_special_ids, tokenizer.vocabulary_size
-            )
-        encoder = cls(files, path, backbone, head, tokenizer, sparse_head)
+        stored = calibration.load(files.calibration) if files.calibration else {}
+        encoder = cls(files, path, backbone, tokenizer, stored)
         if verify:
             from .verify import check_loaded
 
@@ -138,7 +147,7 @@ class Encoder:
 
     @property
     def dimension(self) -> int:
-        """Width of a dense vector when none is asked for."""
+        """Width of a dense vector when none is asked for; 0 where the model makes none."""
         return self.head.width(None)
 
     @property
@@ -162,7 +171,8 @@ class Encoder:
         apart = [place for place in (files.latent, files.lm_head) if place and place != files.backbone]
         heads = [file for place in apart for file in sorted(place.glob("*.safetensors"))]
         folders = [files.backbone, *files.adapters, files.tokenizer]
-        return fingerprint(files.spec, folders, [*files.dense, *heads])
+        measured = calibration.digest(self.calibrations) if self.calibrations else b""
+        return fingerprint(files.spec, folders, [*files.dense, *heads], measured)
 
     def encode(
         self,
@@ -171,7 +181,7 @@ class Encoder:
         kind: str = "document",
         instruction: str | None = None,
         examples: Sequence[tuple[str, str]] = (),
-        outputs: Sequence[str] = ("dense",),
+        outputs: Sequence[str] | None = None,
         dimensions: int | None = None,
         truncate: Truncate = "end",
         batch_tokens: int | None = None,
@@ -183,18 +193,20 @@ class Encoder:
             kind: which of the spec's prompts goes in front, `query` or `document` as a rule.
             instruction: the task, for models whose prompt has a place for it.
             examples: (query, passage) pairs put before each text, for models whose prompt has a place for them.
-            outputs: representations wanted: `dense`, and `sparse` where the spec has a sparse head.
+            outputs: representations wanted, of those in `Encoder.outputs`; None for dense vectors, or for whatever
+                there is where the model makes none.
             dimensions: width of the dense vectors, one the model was trained for; None for its default.
             truncate: `end` cuts a text that is too long and reports it, `error` refuses it.
             batch_tokens: token budget of one forward; results do not depend on it.
 
         Returns:
-            Embeddings of N rows: dense (N, D) float32, sparse (N, V) float32 CSR.
+            Embeddings of N rows: dense (N, D) float32, sparse (N, V) float32 CSR, router (N, R) float32.
 
         Raises:
             InputError: for a text or an option that cannot be honoured, naming it.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
+        outputs = self._wanted(outputs)
         template = self._check(kind, instruction, examples, outputs, dimensions)
         parts = [
             self._encode_window(
@@ -211,12 +223,13 @@ class Encoder:
         kind: str = "document",
         instruction: str | None = None,
         examples: Sequence[tuple[str, str]] = (),
-        outputs: Sequence[str] = ("dense",),
+        outputs: Sequence[str] | None = None,
         dimensions: int | None = None,
         truncate: Truncate = "end",
         batch_tokens: int | None = None,
     ) -> Iterator[Embeddings]:
         """Encode any number of texts in constant memory: parts in input order, arguments as in `encode`."""
+        outputs = self._wanted(outputs)
         template = self._check(kind, instruction, examples, outputs, dimensions)
         rest = iter(texts)
         start = 0
@@ -236,8 +249,18 @@ class Encoder:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The representations this model offers."""
-        return ("dense", "sparse") if self.sparse_head else ("dense",)
+        """The representations this model offers: some of `dense`, `sparse` and `router`."""
+        offered = {
+            "dense": self.spec.pooling is not Pooling.NONE,
+            "sparse": self.sparse_head is not None,
+            "router": self.router_head is not None,
+        }
+        return tuple(name for name, there in offered.items() if there)
+
+    def _wanted(self, outputs: Sequence[str] | None) -> tuple[str, ...]:
+        if outputs is not None:
+            return tuple(outputs)
+        return ("dense",) if "dense" in self.outputs else self.outputs
 
     def _check(
         self,
@@ -248,12 +271,15 @@ class Encoder:
         dimensions: int | None,
     ) -> Template:
         """Refuse what cannot be honoured before any text is read; return what stands around each text."""
+        self._refuse_missing(outputs)
+        self.head.width(dimensions)
+        return self.spec.template(kind, instruction, examples)
+
+    def _refuse_missing(self, outputs: Sequence[str]) -> None:
         offered = self.outputs
         if not outputs or set(outputs) - set(offered):
             wanted = ", ".join(sorted(set(outputs) - set(offered))) or "nothing"
             raise InputError(f"this model offers {' and '.join(offered)} vectors, not {wanted}")
-        self.head.width(dimensions)
-        return self.spec.template(kind, instruction, examples)
 
     def _encode_window(
         self,
@@ -266,20 +292,55 @@ class Encoder:
         batch_tokens: int | None,
     ) -> Embeddings:
         tokenized = self.text_tokenizer(texts, template, truncate, first=offset)
-        sparse, dense = None, None
-        if "sparse" in outputs:
-            sparse, dense = self.encode_tokens_sparse(
-                tokenized, dense="dense" in outputs, dimensions=dimensions, batch_tokens=batch_tokens
-            )
-        else:
-            dense = self.encode_tokens(tokenized, dimensions=dimensions, batch_tokens=batch_tokens)
-        bad = np.flatnonzero(~np.isfinite(dense).all(axis=1)) if dense is not None else []
-        if len(bad):
-            raise ModelError(f"text {offset + bad[0]} gave a vector with NaN or infinity: try dtype=float32")
-        lengths = np.array([len(ids) for ids in tokenized.ids], np.int32)
-        return Embeddings(tokens=lengths, truncated=tokenized.truncated, dense=dense, sparse=sparse)
+        result = self.represent(tokenized, outputs, dimensions=dimensions, batch_tokens=batch_tokens)
+        for vectors in (result.dense, result.router):
+            bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)) if vectors is not None else []
+            if len(bad):
+                raise ModelError(f"text {offset + bad[0]} gave a vector with NaN or infinity: try dtype=float32")
+        return result
 
     @torch.inference_mode()
+    def represent(
+        self,
+        tokenized: TokenizedTexts,
+        outputs: Sequence[str] = ("dense",),
+        *,
+        dimensions: int | None = None,
+        batch_tokens: int | None = None,
+        normalize: bool | None = None,
+    ) -> Embeddings:
+        """Turn token ids into every representation asked for, from one forward; row i from `tokenized.ids[i]`.
+
+        Args:
+            tokenized: N texts.
+            outputs: some of `Encoder.outputs`.
+            dimensions: as in `encode`.
+            batch_tokens: as in `encode`.
+            normalize: overrules what the spec says of dense vectors.
+
+        Raises:
+            InputError: for an output the model does not offer.
+        """
+        self._refuse_missing(outputs)
+        count = len(tokenized.ids)
+        dense = np.empty((count, self.head.width(dimensions)), np.float32) if "dense" in outputs else None
+        listener = self.router_head if "router" in outputs else None
+        router = np.empty((count, listener.experts), np.float32) if listener else None
+        sparse_head = self.sparse_head if "sparse" in outputs else None
+        parts: list[csr_array] = []
+        order: list[NDArray[np.int64]] = []
+        for batch, ids, hidden, layout, keep, heard in self._forwards(tokenized, batch_tokens, listener):
+            if dense is not None:
+                dense[batch] = self.head(hidden, layout, keep, dimensions, normalize=normalize).cpu().numpy()
+            if router is not None and listener is not None:
+                router[batch] = listener(heard, layout, keep).cpu().numpy()
+            if sparse_head is not None:
+                parts.append(sparse_head.rows(hidden, ids, layout, keep))
+                order.append(batch)
+        sparse = _in_order(parts, order, sparse_head.terms) if sparse_head else None
+        lengths = np.array([len(ids) for ids in tokenized.ids], np.int32)
+        return Embeddings(lengths, tokenized.truncated, dense, sparse, router)
+
     def encode_tokens(
         self,
         tokenized: TokenizedTexts,
@@ -288,16 +349,11 @@ class Encoder:
         batch_tokens: int | None = None,
         normalize: bool | None = None,
     ) -> NDArray[np.float32]:
-        """Turn token ids into vectors, (N, D) float32, row i from `tokenized.ids[i]`.
+        """Turn token ids into dense vectors, (N, D) float32; arguments as in `represent`."""
+        result = self.represent(tokenized, dimensions=dimensions, batch_tokens=batch_tokens, normalize=normalize)
+        assert result.dense is not None
+        return result.dense
 
-        `normalize` overrides the spec's rule for this call; the other arguments are as in `encode`.
-        """
-        out = np.empty((len(tokenized.ids), self.head.width(dimensions)), np.float32)
-        for batch, _, hidden, layout, keep in self._forwards(tokenized, batch_tokens):
-            out[batch] = self.head(hidden, layout, keep, dimensions, normalize=normalize).cpu().numpy()
-        return out
-
-    @torch.inference_mode()
     def encode_tokens_sparse(
         self,
         tokenized: TokenizedTexts,
@@ -306,35 +362,52 @@ class Encoder:
         dimensions: int | None = None,
         batch_tokens: int | None = None,
     ) -> tuple[csr_array, NDArray[np.float32] | None]:
-        """Turn token ids into (N, V) CSR rows, and dense vectors as well if wanted, from one forward.
+        """Turn token ids into (N, V) CSR rows, and dense vectors as well if wanted, from one forward."""
+        outputs = ("sparse", "dense") if dense else ("sparse",)
+        result = self.represent(tokenized, outputs, dimensions=dimensions, batch_tokens=batch_tokens)
+        assert result.sparse is not None
+        return result.sparse, result.dense
+
+    def calibrated(self, texts: Iterable[str], *, kind: str = "document") -> Self:
+        """Return this encoder with router vectors, and dense ones beside them, standardised by what `texts` give.
+
+        The statistics become part of the model: saved with it, and in its fingerprint. Both share the weights.
+
+        Args:
+            texts: some hundred of the kind that will be encoded; at least two.
+            kind: the prompt they get.
 
         Raises:
-            InputError: if the spec has no sparse head.
+            InputError: for an encoder without router vectors, or fewer than two texts.
         """
-        if self.sparse_head is None:
-            raise InputError("this model has no sparse head: convert it with one")
-        out = np.empty((len(tokenized.ids), self.head.width(dimensions)), np.float32) if dense else None
-        parts: list[csr_array] = []
-        order: list[NDArray[np.int64]] = []
-        for batch, ids, hidden, layout, keep in self._forwards(tokenized, batch_tokens):
-            parts.append(self.sparse_head.rows(hidden, ids, layout, keep))
-            order.append(batch)
-            if out is not None:
-                out[batch] = self.head(hidden, layout, keep, dimensions).cpu().numpy()
-        if not parts:
-            return csr_array((0, self.sparse_head.terms), dtype=np.float32), out
-        place = np.empty(len(tokenized.ids), np.int64)
-        place[np.concatenate(order)] = np.arange(len(place))
-        return csr_array(csr_array(vstack(parts, format="csr"))[place]), out
+        if self.spec.router is None:
+            raise InputError("only router vectors are calibrated: add a router to the spec")
+        plain = replace(
+            self.spec,
+            standardize=False,
+            normalize=False,
+            router=replace(self.spec.router, calibrated=False, normalize=False),
+        )
+        raw = self._with(plain, {})
+        parts = list(raw.encode_stream(texts, kind=kind, outputs=raw.outputs))
+        measured = {"router": calibration.measure(part.router for part in parts if part.router is not None)}
+        if "dense" in self.outputs:
+            measured["dense"] = calibration.measure(part.dense for part in parts if part.dense is not None)
+        router = replace(self.spec.router, calibrated=True)
+        return self._with(replace(self.spec, standardize="dense" in measured, router=router), measured)
+
+    def _with(self, spec: EncoderSpec, calibrations: Mapping[str, Calibration]) -> Self:
+        files = replace(self._files, spec=spec)
+        return type(self)(files, self.path, self.backbone, self.text_tokenizer, calibrations)
 
     def terms(self, sparse: csr_array, top: int | None = None) -> list[list[tuple[str, float]]]:
         """Return the terms of `Embeddings.sparse` as people read them, heaviest first, `top` per text at most."""
         return explain(sparse, self.tokenizer, top)
 
     def _forwards(
-        self, tokenized: TokenizedTexts, batch_tokens: int | None
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor, PackedLayout, Tensor | None]]:
-        """Yield for each batch: which texts, their token ids, hidden states, layout, and the tokens to pool."""
+        self, tokenized: TokenizedTexts, batch_tokens: int | None, listener: RouterHead | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor, PackedLayout, Tensor | None, list[list[Tensor]]]]:
+        """Yield for each batch: which texts, token ids, hidden states, layout, the tokens to pool, router logits."""
         if batch_tokens is not None and batch_tokens < 1:
             raise InputError(f"batch_tokens must be at least 1, not {batch_tokens}")
         lengths = [len(ids) for ids in tokenized.ids]
@@ -342,7 +415,18 @@ class Encoder:
         for batch in pack_by_length(lengths, batch_tokens or default):
             layout = self.backbone.layout([lengths[i] for i in batch])
             ids = torch.from_numpy(np.concatenate([tokenized.ids[i] for i in batch])).long().to(self.backbone.device)
-            hidden = self.backbone(ids, layout)
+            with listener.listening() if listener else nullcontext([]) as heard:
+                hidden = self.backbone(ids, layout)
             pool_from = torch.from_numpy(tokenized.pool_from[batch]).to(hidden.device)
             keep = layout.position_ids() >= pool_from[layout.sequence_ids()] if pool_from.any() else None
-            yield batch, ids, hidden, layout, keep
+            yield batch, ids, hidden, layout, keep, heard
+
+
+def _in_order(parts: list[csr_array], order: list[NDArray[np.int64]], terms: int) -> csr_array:
+    """Join the rows of all batches, row i for text i."""
+    if not parts:
+        return csr_array((0, terms), dtype=np.float32)
+    place = np.concatenate(order)
+    back = np.empty(len(place), np.int64)
+    back[place] = np.arange(len(place))
+    return csr_array(csr_array(vstack(parts, format="csr"))[back])

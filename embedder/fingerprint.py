@@ -12,13 +12,14 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 _BLOCK_BYTES = 1 << 24
 
 
-def fingerprint(spec: EncoderSpec, folders: Iterable[Path], files: Iterable[Path]) -> str:
+def fingerprint(spec: EncoderSpec, folders: Iterable[Path], files: Iterable[Path], measured: bytes = b"") -> str:
     """Hash an encoder: its spec, its tokenizer and configuration, and every byte of its weights.
 
     Args:
         spec: the encoder's description.
         folders: model, tokenizer and adapter folders, in the order they take effect.
         files: further weight files (dense layers).
+        measured: a hash of what the encoder holds beside its files.
 
     Returns:
         32 hexadecimal digits; equal exactly when the vectors are, numerics of device and dtype aside.
@@ -30,6 +31,7 @@ def fingerprint(spec: EncoderSpec, folders: Iterable[Path], files: Iterable[Path
             _add(digest, file)
     for file in files:
         _add(digest, file)
+    digest.update(measured)
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""From hidden states to the vector: pooling, dense layers, Matryoshka cut, normalisation.
+"""From hidden states to the vector: pooling, dense layers, calibration, Matryoshka cut, normalisation.
 
 All in float32, but for a latent attention block, which is as large as some backbones and keeps their number format.
 """
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ..kernels.attention import PackedLayout
 from ..kernels.pooling import pool_edge, pool_max, pool_mean
+from .calibration import Calibration
 from .errors import InputError, ModelError
 from .latent import LatentAttention
 from .spec import Activation, EncoderSpec, Pooling, PromptSpan
@@ -44,9 +45,12 @@ class Head(nn.Module):
             )
         self.spec = spec
         self.full_width = spec.dense[-1].out_features if spec.dense else hidden_size
+        if spec.pooling is Pooling.NONE:
+            self.full_width = 0
         widths = (*spec.dimensions, *([spec.default_dimension] if spec.default_dimension else []))
         if any(width > self.full_width for width in widths):
             raise ModelError(f"the spec lists {max(widths)} dimensions, the model has {self.full_width}")
+        self.calibration: Calibration | None = None
         self.latent = LatentAttention(spec.latent, hidden_size) if spec.latent else None
         self.linears = nn.ModuleList(nn.Linear(d.in_features, d.out_features, bias=d.bias) for d in spec.dense)
         self.activations = nn.ModuleList(_ACTIVATIONS[d.activation]() for d in spec.dense)
@@ -65,6 +69,24 @@ class Head(nn.Module):
                 raise ModelError(
                     f"{file} does not hold the dense layer's weights: {str(error).splitlines()[0]}"
                 ) from None
+
+    def load_calibration(self, calibration: Calibration | None) -> None:
+        """Take the statistics that the spec standardises the vector with.
+
+        Raises:
+            ModelError: if there are none, or they are of another width.
+        """
+        if not self.spec.standardize:
+            return
+        if calibration is None:
+            raise ModelError(
+                "the spec standardises vectors, the folder has no calibration: run decant convert again"
+            )
+        if len(calibration.mean) != self.full_width:
+            raise ModelError(
+                f"the calibration is of {len(calibration.mean)} dimensions, the vectors have {self.full_width}"
+            )
+        self.calibration = calibration
 
     def load_latent(self, folder: Path | None, dtype: torch.dtype) -> None:
         """Load the latent attention block from a folder of safetensors, to be computed in `dtype`.
@@ -86,11 +108,13 @@ class Head(nn.Module):
             save_file({f"linear.{key}": value.contiguous() for key, value in linear.state_dict().items()}, file)
 
     def width(self, dimensions: int | None) -> int:
-        """Return the width of the vectors for this request.
+        """Return the width of the vectors for this request; 0 where the model makes none.
 
         Raises:
             InputError: for a width the model was not trained for.
         """
+        if dimensions is not None and self.spec.pooling is Pooling.NONE:
+            raise InputError("this model makes no dense vectors: leave dimensions out")
         if dimensions is None:
             return self.spec.default_dimension or self.full_width
         offered = {self.full_width, *self.spec.dimensions, self.spec.default_dimension or self.full_width}
@@ -123,6 +147,8 @@ class Head(nn.Module):
         vectors = self.pool(hidden, layout, keep)
         for linear, activation in zip(self.linears, self.activations, strict=True):
             vectors = activation(linear(vectors))
+        if self.calibration:
+            vectors = self.calibration.apply(vectors)
         vectors = vectors[:, : self.width(dimensions)]
         unit = self.spec.normalize if normalize is None else normalize
         return functional.normalize(vectors, dim=-1) if unit else vectors
@@ -141,3 +167,5 @@ class Head(nn.Module):
                 return pool_edge(hidden, layout, keep, last=True)
             case Pooling.FIRST:
                 return pool_edge(hidden, layout, keep, last=False)
+            case Pooling.NONE:
+                raise InputError("this model makes no dense vectors: ask for another output")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import InputError
-from .spec import Attention, EncoderSpec, Pooling, PromptSpan
+from .spec import Attention, EncoderSpec, Pooling, PromptSpan, Rewrite
 
 WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
 QUESTION = "Given a question, retrieve passages that answer the question"
@@ -38,6 +38,7 @@ _PLAIN: dict[str, Any] = {
     "include_prompt": True,
     "prompt_span": PromptSpan.OFFSETS,
     "append_eos": False,
+    "rewrite": Rewrite.NONE,
     "normalize": True,
 }
 _CAUSAL_LAST: dict[str, Any] = {**_PLAIN, "attention": Attention.CAUSAL, "pooling": Pooling.LAST}
@@ -148,11 +149,13 @@ RULES: Mapping[str, PromptRule] = {
             },
         },
     ),
-    # For any decoder, untrained: the state that would predict the one word (arXiv 2307.16645).
+    # For any decoder, untrained: the state that would predict the one word (arXiv 2307.16645), and for a mixture of
+    # experts the routers' choice there (arXiv 2410.10814).
     "prompt-eol": PromptRule(
         "https://github.com/kongds/scaling_sentemb",
         {
             **_CAUSAL_LAST,
+            "rewrite": Rewrite.SENTENCE,
             "prompts": dict.fromkeys(("query", "document"), 'This sentence : "{text}" means in one word:"'),
         },
     ),

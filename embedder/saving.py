@@ -15,9 +15,10 @@ import numpy as np
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
+from . import calibration
 from .errors import ModelError
 from .formats import sentence_transformers
-from .formats.folder import LATENT_FOLDER, LM_HEAD_FOLDER
+from .formats.folder import CALIBRATION_FOLDER, LATENT_FOLDER, LM_HEAD_FOLDER
 from .spec import EncoderSpec, Pooling, PromptSpan
 from .tokenization import TextTokenizer
 
@@ -102,3 +103,4 @@ def _save_modules(encoder: Encoder, folder: Path) -> None:
         encoder.head.latent.save(folder / LATENT_FOLDER)
     if encoder.sparse_head:
         encoder.sparse_head.lm_head.save(folder / LM_HEAD_FOLDER)
+    calibration.save(encoder.calibrations, folder / CALIBRATION_FOLDER)

@@ -5,141 +5,47 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from .errors import InputError, ModelError
+from .spec_parts import (
+    Activation,
+    Attention,
+    DenseSpec,
+    LatentSpec,
+    Pooling,
+    PromptSpan,
+    Rewrite,
+    RouterSpec,
+    SparseSpec,
+    TextLimit,
+    member,
+)
 from .template import Template, fill, parse
+
+__all__ = [
+    "SPEC_FILE",
+    "Activation",
+    "Attention",
+    "DenseSpec",
+    "EncoderSpec",
+    "LatentSpec",
+    "Pooling",
+    "PromptSpan",
+    "Rewrite",
+    "RouterSpec",
+    "SparseSpec",
+    "TextLimit",
+]
 
 SPEC_FILE = "decant.json"
 SPEC_FORMAT = 1
 INSTRUCTION_SLOT = "{instruction}"
 EXAMPLES_SLOT = "{examples}"
-E = TypeVar("E", bound=StrEnum)
-
-
-class Attention(StrEnum):
-    """What a token sees: the whole text, or only what precedes it."""
-
-    BIDIRECTIONAL = "bidirectional"
-    CAUSAL = "causal"
-
-
-class Pooling(StrEnum):
-    """How one vector is made of the pooled tokens' hidden states."""
-
-    MEAN = "mean"
-    WEIGHTED_MEAN = "weighted_mean"
-    LAST = "last"
-    FIRST = "first"
-    MAX = "max"
-
-
-class PromptSpan(StrEnum):
-    """How the end of a prompt that is not pooled is found among the tokens.
-
-    `offsets`: by character offsets. A token that joins the prompt's last space to the text's first word is the text's.
-    `text`: by character offsets as well, and special tokens in front are left out also where there is no prompt; the
-    weights of a weighted mean count from the text's first token. LLM2Vec's rule.
-    `tokens`: by the number of tokens the prompt has alone, as sentence-transformers and GritLM do; where the prompt
-    ends in a space, many tokenizers then leave the text's first word out.
-    `bare_tokens`: by the same number, special tokens not counted. Behind a BOS the prompt's last token is then pooled;
-    NV-Embed was trained so.
-    """
-
-    OFFSETS = "offsets"
-    TEXT = "text"
-    TOKENS = "tokens"
-    BARE_TOKENS = "bare_tokens"
-
-
-class Activation(StrEnum):
-    """The non-linearity behind a dense layer."""
-
-    IDENTITY = "identity"
-    TANH = "tanh"
-    RELU = "relu"
-    GELU = "gelu"
-    SILU = "silu"
-
-
-@dataclass(frozen=True)
-class DenseSpec:
-    """One linear layer applied to the pooled vector: (in_features,) -> (out_features,), then the activation."""
-
-    in_features: int
-    out_features: int
-    bias: bool
-    activation: Activation
-
-    def __post_init__(self) -> None:
-        """Accept the activation as a string and refuse empty layers."""
-        object.__setattr__(self, "activation", _member(Activation, self.activation, "dense activation"))
-        if min(self.in_features, self.out_features) < 1:
-            raise ModelError(f"a dense layer of {self.in_features} x {self.out_features} features is empty")
-
-
-@dataclass(frozen=True)
-class LatentSpec:
-    """A latent attention block between hidden states and their mean (NV-Embed, arXiv 2405.17428).
-
-    Attributes:
-        latents: number of learned vectors every token attends to.
-        heads: attention heads.
-        head_dim: width of a head.
-        hidden_size: width of hidden states and latents.
-    """
-
-    latents: int
-    heads: int
-    head_dim: int
-    hidden_size: int
-
-    def __post_init__(self) -> None:
-        """Refuse an empty block."""
-        if min(self.latents, self.heads, self.head_dim, self.hidden_size) < 1:
-            raise ModelError(f"a latent attention block of {asdict(self)} is empty")
-
-
-@dataclass(frozen=True)
-class SparseSpec:
-    """A weight per term of the vocabulary, from the language-model head (SPLADE, arXiv 2109.10086).
-
-    Attributes:
-        top_k: most terms a text keeps; None for all with a positive weight.
-        special_tokens: whether special tokens take part, as places that are pooled and as terms.
-        double_log: whether the logarithm is taken twice (arXiv 2504.14839).
-    """
-
-    top_k: int | None = None
-    special_tokens: bool = False
-    double_log: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse a cap that leaves nothing."""
-        if self.top_k is not None and self.top_k < 1:
-            raise ModelError(f"top_k must be at least 1 term, not {self.top_k}")
-
-
-@dataclass(frozen=True)
-class TextLimit:
-    """A limit on the text alone, applied before anything is put around it.
-
-    Attributes:
-        tokens: most tokens a text may have, special tokens not counted.
-        whole_words: cut by whole words, in proportion to the excess and until it fits, as LLM2Vec does; words are then
-            joined by single spaces. Otherwise cut behind the last token that fits.
-    """
-
-    tokens: int
-    whole_words: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse a limit that leaves nothing."""
-        if self.tokens < 1:
-            raise ModelError(f"a text limit must be at least 1 token, not {self.tokens}")
+# The optional parts of a spec, which are descriptions of their own.
+_PARTS = {"text_limit": TextLimit, "latent": LatentSpec, "sparse": SparseSpec, "router": RouterSpec}
 
 
 @dataclass(frozen=True)
@@ -164,12 +70,16 @@ class EncoderSpec:
         prompt_span: how the end of a prompt that is not pooled is found.
         add_special_tokens: whether the tokenizer's own template (BOS, EOS, CLS, SEP) is applied.
         append_eos: whether the tokenizer's EOS is appended where the template did not put it.
+        rewrite: what is done to a text before anything is put around it, see `Rewrite`.
         lowercase: whether texts are lower-cased before tokenisation.
         max_tokens: longest sequence, prompt and special tokens included.
         text_limit: a limit on the text alone, see `TextLimit`; None for none.
         latent: the latent attention block before mean pooling; None for none.
-        sparse: the sparse head beside the dense vector; None for none.
+        sparse: the sparse head; None for none.
+        router: the router vector of a mixture of experts; None for none.
         dense: linear layers behind the pooling.
+        standardize: whether each dimension of the dense vector is standardised, with the mean and deviation stored
+            beside the weights, before it is cut and normalised.
         normalize: whether vectors have unit L2 norm; a vector cut to fewer dimensions is normalised again.
         dimensions: Matryoshka widths the model was trained for, besides the full width; empty for none.
         default_dimension: the width given when the caller asks for none; None is the full width.
@@ -185,12 +95,15 @@ class EncoderSpec:
     prompt_span: PromptSpan = PromptSpan.OFFSETS
     add_special_tokens: bool = True
     append_eos: bool = False
+    rewrite: Rewrite = Rewrite.NONE
     lowercase: bool = False
     max_tokens: int = 512
     text_limit: TextLimit | None = None
     latent: LatentSpec | None = None
     sparse: SparseSpec | None = None
+    router: RouterSpec | None = None
     dense: tuple[DenseSpec, ...] = ()
+    standardize: bool = False
     normalize: bool = True
     dimensions: tuple[int, ...] = ()
     default_dimension: int | None = None
@@ -198,9 +111,10 @@ class EncoderSpec:
     def __post_init__(self) -> None:
         """Normalise strings to enums, freeze containers, refuse what makes no sense."""
         put = object.__setattr__
-        put(self, "attention", _member(Attention, self.attention, "attention"))
-        put(self, "pooling", _member(Pooling, self.pooling, "pooling"))
-        put(self, "prompt_span", _member(PromptSpan, self.prompt_span, "prompt span"))
+        put(self, "attention", member(Attention, self.attention, "attention"))
+        put(self, "pooling", member(Pooling, self.pooling, "pooling"))
+        put(self, "prompt_span", member(PromptSpan, self.prompt_span, "prompt span"))
+        put(self, "rewrite", member(Rewrite, self.rewrite, "rewrite"))
         put(self, "prompts", MappingProxyType({"query": "", "document": "", **self.prompts}))
         put(self, "bare_prompts", MappingProxyType(dict(self.bare_prompts)))
         put(self, "dense", tuple(self.dense))
@@ -210,6 +124,8 @@ class EncoderSpec:
         self._check_prompts()
         if self.latent and self.pooling is not Pooling.MEAN:
             raise ModelError(f"latent attention averages its tokens: pooling must be mean, not {self.pooling}")
+        if self.pooling is Pooling.NONE:
+            self._check_no_vector()
         if any(width < 1 for width in self.dimensions):
             raise ModelError(f"Matryoshka dimensions must be positive, not {self.dimensions}")
         for before, after in zip(self.dense, self.dense[1:], strict=False):
@@ -217,6 +133,13 @@ class EncoderSpec:
                 raise ModelError(
                     f"a dense layer gives {before.out_features} features, the next one takes {after.in_features}"
                 )
+
+    def _check_no_vector(self) -> None:
+        if not (self.sparse or self.router):
+            raise ModelError("pooling=none leaves nothing to give out: add a sparse head or router vectors")
+        for name in ("dense", "dimensions", "default_dimension", "standardize"):
+            if getattr(self, name):
+                raise ModelError(f"pooling=none makes no dense vector: leave {name} out")
 
     def _check_prompts(self) -> None:
         """Refuse bare prompts without a prompt, copies that would all be pooled, and examples without a place."""
@@ -262,9 +185,9 @@ class EncoderSpec:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["prompts"] = dict(self.prompts)
         values["bare_prompts"] = dict(self.bare_prompts)
-        values["text_limit"] = asdict(self.text_limit) if self.text_limit else None
-        values["latent"] = asdict(self.latent) if self.latent else None
-        values["sparse"] = asdict(self.sparse) if self.sparse else None
+        for name in _PARTS:
+            part = getattr(self, name)
+            values[name] = asdict(part) if part else None
         values["dense"] = [asdict(layer) for layer in self.dense]
         return json.dumps({"format": SPEC_FORMAT, "spec": values}, indent=2, sort_keys=True, ensure_ascii=False)
 
@@ -275,6 +198,10 @@ class EncoderSpec:
         """
         plain: dict[str, Any] = json.loads(type(self)().to_json())["spec"]
         own: dict[str, Any] = json.loads(self.to_json())["spec"]
+        for name, kind in _PARTS.items():
+            if own[name]:
+                known = {part.name: part.default for part in fields(kind)}
+                own[name] = {key: value for key, value in own[name].items() if value != known[key]}
         return json.dumps({key: value for key, value in own.items() if value != plain[key]}, sort_keys=True)
 
     @classmethod
@@ -296,9 +223,8 @@ class EncoderSpec:
             raise ModelError(f"{SPEC_FILE} has unknown keys {sorted(unknown)}: upgrade Decant or remove them")
         try:
             values["dense"] = tuple(DenseSpec(**layer) for layer in values.get("dense", ()))
-            values["text_limit"] = TextLimit(**values["text_limit"]) if values.get("text_limit") else None
-            values["latent"] = LatentSpec(**values["latent"]) if values.get("latent") else None
-            values["sparse"] = SparseSpec(**values["sparse"]) if values.get("sparse") else None
+            for name, kind in _PARTS.items():
+                values[name] = kind(**values[name]) if values.get(name) else None
             return cls(**values)
         except (TypeError, AttributeError) as error:
             raise ModelError(f"{SPEC_FILE} has a value of the wrong type: {error}") from None
@@ -306,10 +232,3 @@ class EncoderSpec:
     def save(self, folder: Path) -> None:
         """Write `decant.json` into `folder`."""
         (folder / SPEC_FILE).write_text(self.to_json() + "\n", encoding="utf-8")
-
-
-def _member(kind: type[E], value: str, what: str) -> E:
-    try:
-        return kind(value)
-    except ValueError:
-        raise ModelError(f"unknown {what} {value!r}: choose from {', '.join(kind)}") from None

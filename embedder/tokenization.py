@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFas
 
 from .cutting import count_tokens, cut_text, cut_to_tokens
 from .errors import InputError, ModelError
+from .rewriting import rewritten
 from .spec import EncoderSpec, PromptSpan
 from .template import Template
 
@@ -151,7 +152,7 @@ class TextTokenizer:
 
     def _limit_texts(self, texts: Sequence[str], truncate: Truncate, first: int) -> tuple[list[str], NDArray[np.bool_]]:
         """Apply the spec's limit on the text alone; return the texts and which of them were cut."""
-        fitted = [_checked(text, first + i) for i, text in enumerate(texts)]
+        fitted = [rewritten(_checked(text, first + i), self._spec.rewrite) for i, text in enumerate(texts)]
         truncated = np.zeros(len(fitted), np.bool_)
         limit = self._spec.text_limit
         if limit is None:

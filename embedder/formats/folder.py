@@ -20,6 +20,7 @@ from .json_file import read_json
 ADAPTER_FILE = "adapter_config.json"
 LATENT_FOLDER = "latent_attention"
 LM_HEAD_FOLDER = "lm_head"
+CALIBRATION_FOLDER = "calibration"
 
 # Formats with rules of their own, which a generic reading would get wrong without an error.
 _NOT_YET = {
@@ -42,6 +43,7 @@ class ModelFiles:
         renamed: how names of weights in the folder become the backbone's, as regular expressions.
         latent: folder whose safetensors hold the latent attention block.
         lm_head: folder whose safetensors hold the language-model head, where it is not the backbone's.
+        calibration: folder with the mean and deviation of what the spec standardises.
         base_name: what the folder calls the decoder everything started from; empty if it does not say.
     """
 
@@ -54,6 +56,7 @@ class ModelFiles:
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
     latent: Path | None = None
     lm_head: Path | None = None
+    calibration: Path | None = None
     base_name: str = ""
 
 
@@ -130,7 +133,7 @@ def stack_adapters(files: ModelFiles, adapters: Sequence[Path]) -> ModelFiles:
 def _saved_by_decant(folder: Path) -> ModelFiles:
     spec = EncoderSpec.from_json((folder / SPEC_FILE).read_text(encoding="utf-8"))
     dense = [folder / sentence_transformers.dense_folder(i) / "model.safetensors" for i in range(len(spec.dense))]
-    lm_head = folder / LM_HEAD_FOLDER
+    lm_head, calibration = folder / LM_HEAD_FOLDER, folder / CALIBRATION_FOLDER
     return ModelFiles(
         spec,
         folder,
@@ -138,6 +141,7 @@ def _saved_by_decant(folder: Path) -> ModelFiles:
         dense,
         latent=folder / LATENT_FOLDER if spec.latent else None,
         lm_head=lm_head if lm_head.is_dir() else None,
+        calibration=calibration if calibration.is_dir() else None,
     )
 
 

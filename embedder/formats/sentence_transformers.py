@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from ..backbone import load_config
 from ..errors import ModelError, UnsupportedModelError
-from ..spec import Activation, Attention, DenseSpec, EncoderSpec, Pooling, PromptSpan
+from ..spec import Activation, Attention, DenseSpec, EncoderSpec, Pooling, PromptSpan, Rewrite
 from .json_file import read_json, write_json
 
 MODULES_FILE = "modules.json"
@@ -95,6 +95,12 @@ def inexpressible(spec: EncoderSpec) -> str | None:
     skips = not spec.include_prompt
     if spec.latent:
         return "it has no latent attention"
+    if spec.pooling is Pooling.NONE:
+        return "it has no vectors of that kind alone"
+    if spec.standardize:
+        return "it does not standardise vectors"
+    if spec.rewrite is not Rewrite.NONE:
+        return "it does not rewrite texts"
     if not all(template.is_prefix for template in templates):
         return "its prompts stand in front of a text only"
     if spec.text_limit:

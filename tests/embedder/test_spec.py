@@ -14,7 +14,7 @@ from decant.embedder.spec import Activation, Attention, DenseSpec, Pooling, Prom
 SPECS = st.builds(
     EncoderSpec,
     attention=st.sampled_from(Attention),
-    pooling=st.sampled_from(Pooling),
+    pooling=st.sampled_from([pooling for pooling in Pooling if pooling is not Pooling.NONE]),
     prompts=st.dictionaries(st.sampled_from(["query", "document", "title"]), st.text(alphabet="ab: é\n", max_size=8)),
     instruction=st.text(max_size=8),
     include_prompt=st.booleans(),

@@ -117,13 +117,14 @@ def vector_depends_on_thread(patch: Patch) -> None:
 
 
 def rows_in_sorted_order(patch: Patch) -> None:
-    honest = Encoder.encode_tokens
+    honest = Encoder.represent
 
-    def encode_tokens(self: Encoder, tokenized: TokenizedTexts, **options: Any) -> Any:
+    def represent(self: Encoder, tokenized: TokenizedTexts, *args: Any, **options: Any) -> Any:
         order = np.argsort([-len(ids) for ids in tokenized.ids], kind="stable")
-        return honest(self, tokenized, **options)[order]
+        result = honest(self, tokenized, *args, **options)
+        return replace(result, dense=result.dense[order])
 
-    patch.setattr(Encoder, "encode_tokens", encode_tokens)
+    patch.setattr(Encoder, "represent", represent)
 
 
 def prompt_pooled_in(patch: Patch) -> None:
