@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     JsonConfigSettingsSource,
@@ -16,7 +17,7 @@ from pydantic_settings import (
 from pydantic_settings.exceptions import SettingsError
 
 from .errors import ServiceError
-from .keys import ApiKey
+from .keys import NAME, ApiKey
 from .queue import Limits
 
 _MIB = 2**20
@@ -26,6 +27,49 @@ class ConfigError(ServiceError):
     """A setting that makes no sense."""
 
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelSetting(_Part):
+    """A model beside the first one."""
+
+    name: str = Field(pattern=NAME, description="What clients call it")
+    path: str | None = Field(default=None, description="Model folder or hub name")
+    kind: Literal["encoder", "reranker"] = Field(
+        default="encoder", description="A reranker is a cross-encoder's folder"
+    )
+    device: str | None = None
+    dtype: Dtype | None = None
+    rule: str | None = Field(default=None, description="Name of a published model's prompts and pooling")
+    adapters: Mapping[str, str] = Field(default={}, description="LoRA folders by name; each is served as NAME:ADAPTER")
+    load: Literal["start", "request"] = Field(
+        default="start", description="With the server, or when Models.Load asks for it"
+    )
+
+
+class StoreSetting(_Part):
+    """A store beside the first one."""
+
+    name: str = Field(pattern=NAME, description="What clients call it")
+    path: str = Field(description="Its folder; {tenant} in it gives every tenant a folder of its own")
+    model: str = Field(default="", description="Which of the models made it; the first if empty")
+    tenants: tuple[str, ...] = Field(default=(), description="Who may use it; everybody if empty")
+    writable: bool = Field(default=False, description="Whether it is created where absent, and clients may change it")
+
+
+class TenantSetting(_Part):
+    """What one tenant may use."""
+
+    queued_tokens: int | None = Field(default=None, ge=1, description="Its tokens that may wait")
+    requests_per_minute: float | None = Field(
+        default=None, gt=0, description="Calls, evened out; a minute's may come at once"
+    )
+
+
 class Settings(BaseSettings):
     """How a server runs. Unknown names in a file are errors; seconds and bytes are in the names."""
 
@@ -33,9 +77,15 @@ class Settings(BaseSettings):
 
     model: str | None = Field(None, description="Model folder or hub name; the model that ships with Decant if absent")
     name: str | None = Field(None, description="What clients call the model; the folder's name if absent")
+    adapters: Mapping[str, str] = Field({}, description="LoRA folders of the model by name; served as MODEL:ADAPTER")
+    models: tuple[ModelSetting, ...] = Field((), description="More models")
+    rerank: Literal["dense", "late"] = Field(
+        "dense", description="How an encoder reranks: by its vectors, or token by token"
+    )
     store: Path | None = Field(None, description="Folder of the index to search; no search if absent")
+    stores: tuple[StoreSetting, ...] = Field((), description="More stores")
     device: str | None = Field(None, description="cpu, cuda, cuda:1 and so on; the best one here if absent")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="Number format of the model")
+    dtype: Dtype | None = Field(None, description="Number format of the model")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every one this machine has")
     grpc_port: int = Field(50051, ge=0, le=65535, description="0 for one that the system picks")
     http_port: int = Field(8080, ge=0, le=65535, description="0 for one that the system picks")
@@ -52,7 +102,19 @@ class Settings(BaseSettings):
     )
     grpc_gzip: bool = Field(False, description="Compress gRPC answers; compressed requests are always read")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_requests: Literal["none", "failed", "all"] = Field(
+        "failed", description="Which calls get a line in the log; no line ever holds a text"
+    )
+    workers: int = Field(1, ge=1, le=256, description="Processes that share the ports, each with its own models")
+    reuse_port: bool = Field(False, description="Let other processes listen on the same ports (SO_REUSEPORT)")
+    tls_cert: Path | None = Field(None, description="Certificate chain (PEM) that both ports show; TLS where given")
+    tls_key: Path | None = Field(None, description="Its private key (PEM)")
+    tls_client_ca: Path | None = Field(None, description="Who signs clients' certificates; they must show one then")
+    traces: Literal["none", "otlp", "console"] = Field(
+        "none", description="Where OpenTelemetry spans go; otlp is set up by OTEL_* variables"
+    )
     api_keys: tuple[ApiKey, ...] = Field((), description="Hashed keys; everybody is let in if there are none")
+    tenants: Mapping[str, TenantSetting] = Field({}, description="What a tenant may use, by its name")
 
     @field_validator("api_keys")
     @classmethod
@@ -61,6 +123,20 @@ class Settings(BaseSettings):
             if len(key.sha256) != 64 or not all(c in "0123456789abcdefABCDEF" for c in key.sha256):
                 raise ValueError("sha256 must be the key's hash, 64 hexadecimal digits, not the key itself")
         return keys
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: give both")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        for kind, names in (("models", [m.name for m in self.models]), ("stores", [s.name for s in self.stores])):
+            if len(set(names)) < len(names):
+                raise ValueError(f"two {kind} have the same name")
+        known = {key.tenant for key in self.api_keys}
+        if strangers := [name for name in self.tenants if name not in known]:
+            raise ValueError(f"tenant {strangers[0]!r} has no API key")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -100,7 +176,14 @@ class Settings(BaseSettings):
 
     def limits(self, batch_tokens: int) -> Limits:
         """The queue's limits; `batch_tokens` where none is set."""
-        return Limits(self.queued_tokens, self.queued_requests, self.batch_tokens or batch_tokens, self.batch_seconds)
+        own = {name: tenant.queued_tokens for name, tenant in self.tenants.items() if tenant.queued_tokens}
+        budget = self.batch_tokens or batch_tokens
+        return Limits(self.queued_tokens, self.queued_requests, budget, self.batch_seconds, own)
+
+    def rates(self) -> Mapping[str, float]:
+        """Calls per minute of the tenants that have a limit."""
+        tenants = self.tenants.items()
+        return {name: tenant.requests_per_minute for name, tenant in tenants if tenant.requests_per_minute}
 
     def shown(self) -> dict[str, Any]:
         """All settings, ready for JSON, the keys' hashes cut short."""

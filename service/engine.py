@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from ..embedder import Encoder, InputError, ModelError
 from ..embedder.encoder import BATCH_TOKENS_CPU, BATCH_TOKENS_GPU
 from ..embedder.tokenization import TokenizedTexts, Truncate
-from .errors import ComputeFailed, EmptyInput
+from .errors import ComputeFailed, EmptyInput, NotOffered
+from .token_states import token_states
 
 # For room held before a text is tokenised: English has four characters to a token, other languages fewer.
 _CHARACTERS_PER_TOKEN = 3
+# What a caller may ask for. `states` is one vector per token, for late interaction and TEI's embed_all.
+DENSE, SPARSE, STATES = "dense", "sparse", "states"
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class EmbedOptions:
 
     Attributes:
         normalize: whether vectors get unit length; None for the model's own rule.
+        outputs: some of DENSE and SPARSE, or STATES alone.
     """
 
     kind: str = "document"
@@ -30,6 +36,7 @@ class EmbedOptions:
     dimensions: int | None = None
     truncate: Truncate = "end"
     normalize: bool | None = None
+    outputs: tuple[str, ...] = (DENSE,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,7 @@ class PreparedText:
     ids: NDArray[np.int32]
     pool_from: int
     truncated: bool
-    key: tuple[int, bool]
+    key: tuple[tuple[str, ...], int, bool]
 
     @property
     def tokens(self) -> int:
@@ -48,18 +55,35 @@ class PreparedText:
 
 
 @dataclass(frozen=True, slots=True)
+class SparseVector:
+    """The terms of one text: (T,) token ids, ascending, and their (T,) float32 weights, none of them zero."""
+
+    terms: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+
+_NOT_FINITE = "the model gave a vector with NaN or infinity, which is not handed out: use dtype=float32"
+_NO_VECTOR = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
-    """One text's result.
+    """One text's result; what was not asked for is empty or None.
 
     Attributes:
         vector: (D,) float32.
         tokens: how many were encoded, prompt and special tokens included.
         truncated: whether the text was cut.
+        states: (tokens, H) float32, what the model made of each token, not normalised.
+        pool_from: the first token of the text itself, behind the prompt, where the model does not pool that.
     """
 
     vector: NDArray[np.float32]
     tokens: int
     truncated: bool
+    sparse: SparseVector | None = None
+    states: NDArray[np.float32] | None = None
+    pool_from: int = 0
 
 
 class EncoderEngine:
@@ -74,7 +98,13 @@ class EncoderEngine:
         return BATCH_TOKENS_GPU if self.encoder.backbone.device.type == "cuda" else BATCH_TOKENS_CPU
 
     def check(self, options: EmbedOptions) -> None:
-        """Refuse what no text could be encoded with; raises InputError."""
+        """Refuse what no text could be encoded with; raises InputError, NotOffered."""
+        missing = [name for name in options.outputs if name != STATES and name not in self.encoder.outputs]
+        if missing:
+            offered = " and ".join(self.encoder.outputs)
+            raise NotOffered(f"the model served here offers {offered} vectors, not {missing[0]}: convert it with one")
+        if not options.outputs or (STATES in options.outputs and len(options.outputs) > 1):
+            raise InputError("ask for dense, sparse or both")
         self.encoder.spec.template(options.kind, options.instruction)
         self.encoder.head.width(options.dimensions)
 
@@ -105,21 +135,37 @@ class EncoderEngine:
             np.array([work.pool_from for work in works], np.int32),
             np.array([work.truncated for work in works], np.bool_),
         )
-        width, unit = works[0].key
         try:
-            dense = self.encoder.encode_tokens(
-                tokenized, dimensions=width, batch_tokens=sum(work.tokens for work in works), normalize=unit
-            )
+            return list(self._computed(tokenized, works))
         except Exception as error:
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ComputeFailed(f"the model failed ({why}): try again, or tell who runs this server") from error
-        whole = [bool(np.isfinite(vector).all()) for vector in dense]
-        return [
-            Encoded(vector, work.tokens, work.truncated)
-            if fine
-            else ModelError("the model gave a vector with NaN or infinity, which is not handed out: use dtype=float32")
-            for work, vector, fine in zip(works, dense, whole, strict=True)
-        ]
+
+    def _computed(self, tokenized: TokenizedTexts, works: Sequence[PreparedText]) -> Iterator[Encoded | Exception]:
+        """Yield one result per text, all from one forward."""
+        outputs, width, unit = works[0].key
+        budget = sum(work.tokens for work in works)
+        dense: NDArray[np.float32] | None = None
+        sparse: list[SparseVector] | None = None
+        states: list[NDArray[np.float32]] | None = None
+        if outputs == (STATES,):
+            states = token_states(self.encoder, tokenized.ids)
+        elif SPARSE in outputs:
+            rows, dense = self.encoder.encode_tokens_sparse(
+                tokenized, dense=DENSE in outputs, dimensions=width, batch_tokens=budget
+            )
+            sparse = sparse_vectors(rows)
+        else:
+            dense = self.encoder.encode_tokens(tokenized, dimensions=width, batch_tokens=budget, normalize=unit)
+        for i, work in enumerate(works):
+            vector = _NO_VECTOR if dense is None else dense[i]
+            terms = None if sparse is None else sparse[i]
+            state = None if states is None else states[i]
+            checked = (vector, None if terms is None else terms.weights, state)
+            if all(part is None or bool(np.isfinite(part).all()) for part in checked):
+                yield Encoded(vector, work.tokens, work.truncated, terms, state, work.pool_from)
+            else:
+                yield ModelError(_NOT_FINITE)
 
     def warm_up(self) -> None:
         """Encode a short text and long ones, so that the first caller does not wait for what happens only once."""
@@ -136,6 +182,15 @@ class EncoderEngine:
         template = self.encoder.spec.template(options.kind, options.instruction)
         made = self.encoder.text_tokenizer(texts, template, options.truncate, first=first)
         unit = self.encoder.spec.normalize if options.normalize is None else options.normalize
-        key = (self.encoder.head.width(options.dimensions), unit)
+        outputs = tuple(name for name in (DENSE, SPARSE, STATES) if name in options.outputs)
+        key = (outputs, self.encoder.head.width(options.dimensions), unit)
         rows = zip(made.ids, made.pool_from.tolist(), made.truncated.tolist(), strict=True)
         return [PreparedText(ids, pool_from, truncated, key) for ids, pool_from, truncated in rows]
+
+
+def sparse_vectors(rows: csr_array) -> list[SparseVector]:
+    """Cut (N, V) CSR rows into N vectors."""
+    rows.sort_indices()
+    terms, weights = np.asarray(rows.indices, np.int32), np.asarray(rows.data, np.float32)
+    ends = np.asarray(rows.indptr).tolist()
+    return [SparseVector(terms[begin:end], weights[begin:end]) for begin, end in pairwise(ends)]

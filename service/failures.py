@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from grpc import StatusCode
 
 from ..embedder.errors import DecantError, InputError, ModelError
-from ..index.errors import FilterError, QueryError, StoreMismatch, StoreNotFound
+from ..index.errors import BatchError, FilterError, QueryError, StoreLocked, StoreMismatch, StoreNotFound
+from ..rag import AnswerError, GeneratorError
 from . import errors
 
 
@@ -73,6 +74,10 @@ _TABLE: tuple[tuple[type[Exception], Failure], ...] = (
     (InputError, _BAD_INPUT),
     (QueryError, _BAD_INPUT),
     (FilterError, _BAD_INPUT),
+    (BatchError, _BAD_INPUT),
+    (GeneratorError, _FAILED),
+    (AnswerError, _BAD_INPUT),
+    (StoreLocked, _AWAY),
     (StoreNotFound, _UNKNOWN),
     (StoreMismatch, _UNTRUSTED),
     (ModelError, _UNTRUSTED),
@@ -97,4 +102,4 @@ def retry_after(error: Exception) -> float | None:
     """Seconds after which to try again, where the server knows."""
     if isinstance(error, errors.Overloaded):
         return error.retry_after
-    return 1.0 if isinstance(error, errors.Unavailable) else None
+    return 1.0 if isinstance(error, errors.Unavailable | StoreLocked) else None

@@ -57,6 +57,8 @@ class Metrics:
         self.search_seconds = Histogram(
             "decant_search_seconds", "Search without encoding", ["mode"], buckets=_SECONDS, registry=registry
         )
+        self.citations = Counter("decant_citations", "Citations in answers, all of them checked", registry=registry)
+        self.documents = Counter("decant_documents", "Documents written", ["store", "result"], registry=registry)
         for reason in ("overloaded", "expired", "cancelled", "shutdown"):
             self.dropped.labels(reason)
 
@@ -75,6 +77,13 @@ class Metrics:
             labels = (model, priority.name.lower())
             self.queue_tokens.labels(*labels).set_function(_reading(queue.tokens, priority))
             self.queue_requests.labels(*labels).set_function(_reading(queue.requests, priority))
+
+    def forget(self, model: str) -> None:
+        """Let go of a model that was unloaded: what reads its queue would keep it in memory."""
+        self.model_loaded.labels(model).set(0)
+        for priority in Priority:
+            self.queue_tokens.remove(model, priority.name.lower())
+            self.queue_requests.remove(model, priority.name.lower())
 
     def text(self) -> bytes:
         """Return all of it in Prometheus' text format."""

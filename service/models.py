@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from ..embedder import Encoder, InputError
 from .caller import Caller
 from .engine import EmbedOptions, Encoded, EncoderEngine, PreparedText
-from .errors import EmptyInput, UnknownName
+from .errors import EmptyInput, NotOffered, UnknownName
 from .metrics import Metrics
 from .queue import BatchQueue, Limits, Priority
 
+if TYPE_CHECKING:
+    from .cross_encoder import ServedReranker
+    from .reranking import Reranker
+
 # A batch that succeeded this recently proves the device as well as a probe would.
-_FRESH_SECONDS = 1.0
+FRESH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class ServedModel:
 
     async def probe(self, seconds: float = 5.0) -> bool:
         """Whether the model computes; asks it unless it has just shown that it does."""
-        if time.monotonic() - self.queue.last_success < _FRESH_SECONDS:
+        if time.monotonic() - self.queue.last_success < FRESH_SECONDS:
             return True
         caller = Caller("", time.monotonic() + seconds)
         try:
@@ -121,7 +126,7 @@ class ServedModel:
     async def close(self) -> None:
         """Finish what was accepted."""
         await self.queue.drain()
-        self._metrics.model_loaded.labels(self.name).set(0)
+        self._metrics.forget(self.name)
 
     def _measure(self, result: Embedded) -> None:
         stages = ("tokenize", "queue", "encode")
@@ -136,32 +141,125 @@ class ServedModel:
                     self._metrics.truncated.labels(self.name).inc()
 
 
+class Catalog(Protocol):
+    """What a server's configuration names and may be loaded at any time.
+
+    Attributes:
+        names: of the models.
+    """
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What there is."""
+        ...
+
+    async def load(self, name: str) -> ServedModel | ServedReranker:
+        """Load one, on a thread."""
+        ...
+
+
 class Models:
     """The models by name; the first is the one meant where no name is given."""
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
-        self._models = {model.name: model for model in models}
+    def __init__(
+        self, models: Sequence[ServedModel], catalog: Catalog | None = None, *, late_interaction: bool = False
+    ) -> None:
+        """Serve what is loaded.
+
+        Args:
+            models: encoders, the default first.
+            catalog: what else can be loaded; None for nothing.
+            late_interaction: whether an encoder reranks token by token where False compares whole vectors.
+        """
+        self._encoders = {model.name: model for model in models}
+        self._rerankers: dict[str, ServedReranker] = {}
+        self._catalog = catalog
+        self._late = late_interaction
+        self._changing = asyncio.Lock()
+        self.kept: set[str] = {self.default.name}
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return iter(self._models.values())
+        return iter(list(self._encoders.values()))
 
     @property
     def default(self) -> ServedModel:
         """The first."""
-        return next(iter(self))
+        return next(iter(self._encoders.values()))
 
-    def get(self, name: str) -> ServedModel:
-        """Return the model of this name; raises UnknownName."""
-        if not name:
+    @property
+    def rerankers(self) -> list[str]:
+        """Names of the cross-encoders."""
+        return list(self._rerankers)
+
+    def get(self, name: str, adapter: str = "") -> ServedModel:
+        """Return the encoder of this name; raises UnknownName, NotOffered."""
+        whole = f"{name or self.default.name}:{adapter}" if adapter else name
+        if not whole:
             return self.default
-        if name not in self._models:
-            raise UnknownName(f"there is no model {name[:100]!r} here: choose from {', '.join(self._models)}")
-        return self._models[name]
+        if whole in self._encoders:
+            return self._encoders[whole]
+        if whole in self._rerankers:
+            raise NotOffered(f"{whole[:100]!r} scores pairs of texts and makes no vectors: choose an encoder")
+        raise self._unknown(whole, self._encoders)
+
+    def reranker(self, name: str) -> Reranker:
+        """Return what scores texts for a question; raises UnknownName."""
+        from .reranking import EncoderReranker
+
+        if not name and self._rerankers:
+            return next(iter(self._rerankers.values()))
+        if name in self._rerankers:
+            return self._rerankers[name]
+        if name and name not in self._encoders:
+            raise self._unknown(name, {**self._rerankers, **self._encoders})
+        return EncoderReranker(self.get(name), late=self._late)
+
+    async def load(self, name: str) -> None:
+        """Load a model of the catalog and let it warm up; one that is loaded stays as it is.
+
+        Raises:
+            UnknownName: the catalog has no such model.
+            DecantError: it cannot be loaded.
+        """
+        async with self._changing:
+            if name in self._encoders or name in self._rerankers:
+                return
+            if self._catalog is None or name not in self._catalog.names:
+                raise self._unknown(name, {})
+            made = await self._catalog.load(name)
+            await made.warm_up()
+            if isinstance(made, ServedModel):
+                self._encoders[name] = made
+            else:
+                self._rerankers[name] = made
+
+    async def unload(self, name: str) -> None:
+        """Let a model finish what it has accepted, and free it.
+
+        Raises:
+            UnknownName: no such model is loaded.
+            InputError: the server needs it.
+        """
+        async with self._changing:
+            if name in self.kept:
+                raise InputError(f"{name} is the server's default or a store's model: it stays loaded")
+            model = self._encoders.pop(name, None) or self._rerankers.pop(name, None)
+            if model is None:
+                raise self._unknown(name, {**self._encoders, **self._rerankers})
+            await model.close()
 
     async def healthy(self) -> bool:
         """Whether every model computes."""
-        return all(await asyncio.gather(*(model.probe() for model in self)))
+        return all(await asyncio.gather(*(model.probe() for model in self._all())))
 
     async def close(self) -> None:
         """Finish what was accepted, everywhere."""
-        await asyncio.gather(*(model.close() for model in self))
+        await asyncio.gather(*(model.close() for model in self._all()))
+
+    def _all(self) -> list[ServedModel | ServedReranker]:
+        return [*self._encoders.values(), *self._rerankers.values()]
+
+    def _unknown(self, name: str, choices: Iterable[str]) -> UnknownName:
+        loadable = [n for n in self._catalog.names if n not in self._encoders] if self._catalog else []
+        offered = [*choices, *(f"{n} (not loaded)" for n in loadable if n not in self._rerankers)]
+        return UnknownName(f"there is no model {name[:100]!r} here: choose from {', '.join(offered) or 'none'}")

@@ -1,4 +1,4 @@
-"""One process: a model, a queue, a store, and all doors to them on one event loop; and how it leaves."""
+"""One process: models with their queues, stores, and all doors to them on one event loop; and how it leaves."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from typing import Any
 import uvicorn
 
 from ..embedder import Encoder
+from .asking import Asking
+from .backend import Backend
+from .catalog import ConfiguredModels, Loader, default_name
 from .config import Settings
 from .engine import EncoderEngine
 from .errors import ServiceError
-from .grpc.server import GrpcOptions, GrpcServer
+from .grpc.server import GrpcServer
 from .http.app import make_app
 from .keys import KeyRing
 from .metrics import Metrics
 from .models import Models, ServedModel
-from .search import SearchService
+from .stores import Stores
+from .tls import Tls
+from .tracing import make_tracer
 
 _log = logging.getLogger(__name__)
 
@@ -34,57 +39,66 @@ class Server:
         http_port: where HTTP is.
     """
 
-    def __init__(self, settings: Settings, encoder: Encoder) -> None:
-        """Create it on the event loop that will run it; `start` listens."""
+    def __init__(self, settings: Settings, encoder: Encoder, load: Loader | None = None) -> None:
+        """Create it on the event loop that will run it; `start` listens.
+
+        Args:
+            settings: what to serve, and how.
+            encoder: the first model, loaded.
+            load: loads the others; `Encoder.load` if None.
+        """
         self.settings = settings
         self.metrics = Metrics()
-        name = settings.name or encoder.path.name
+        name = default_name(settings, encoder)
         limits = settings.limits(EncoderEngine(encoder).batch_tokens)
         self.model = ServedModel(name, encoder, limits, self.metrics, max_texts=settings.max_texts)
-        self.models = Models([self.model])
-        self._search: SearchService | None = None
-        self._keys = KeyRing(settings.api_keys)
+        self._catalog = ConfiguredModels(settings, name, self.metrics, load)
+        self.models = Models([self.model], self._catalog, late_interaction=settings.rerank == "late")
         self._leaving = False
+        self._backend: Backend | None = None
         self._http: _Uvicorn | None = None
         self._http_task: asyncio.Task[None] | None = None
         self._grpc: GrpcServer | None = None
         self.grpc_port = self.http_port = 0
 
+    @property
+    def backend(self) -> Backend:
+        """What stands behind the doors, once started."""
+        assert self._backend is not None
+        return self._backend
+
     async def start(self) -> None:
-        """Warm up, then listen; whoever can connect will be served.
+        """Load and warm up, then listen; whoever can connect will be served.
 
         Raises:
-            DecantError: an address or the store cannot be used; nothing is left listening.
+            DecantError: an address, a certificate, a model or the store cannot be used; nothing is left listening.
         """
         settings = self.settings
+        stores: Stores | None = None
+        listener: socket.socket | None = None
         try:
-            if settings.store is not None:
-                self._search = await asyncio.to_thread(SearchService, settings.store, self.model, self.metrics)
+            tls = Tls.of(settings)
+            tracer = make_tracer(settings.traces)
             await self.model.warm_up()
-            listener = _listen(settings.host, settings.http_port)
+            for name in self._catalog.at_start:
+                await self.models.load(name)
+            stores = await Stores.opened(settings, self.models, self.metrics)
+            keys = KeyRing(settings.api_keys, settings.rates())
+            asking = Asking(self.metrics)
+            self._backend = Backend(settings, self.models, stores, asking, keys, self.metrics, tracer)
+            listener = _listen(settings.host, settings.http_port, reuse_port=settings.reuse_port)
             self.http_port = listener.getsockname()[1]
-            self._grpc = GrpcServer(
-                GrpcOptions(
-                    settings.host,
-                    settings.grpc_port,
-                    settings.max_message_bytes,
-                    settings.request_seconds,
-                    settings.grpc_gzip,
-                ),
-                self.models,
-                self._search,
-                self._keys,
-                self.metrics,
-            )
-            try:
-                self.grpc_port = await self._grpc.start()
-            except BaseException:
-                listener.close()
-                raise
+            self._grpc = GrpcServer(self._backend, tls)
+            self.grpc_port = await self._grpc.start()
         except BaseException:
+            if listener is not None:
+                listener.close()
+            if stores is not None:
+                await stores.close()
             await self.models.close()
             raise
-        self._http = _Uvicorn(self._app(), settings.drain_seconds)
+        app = make_app(self._backend, healthy=self.healthy)
+        self._http = _Uvicorn(app, settings.drain_seconds, tls)
         self._http_task = asyncio.create_task(self._http.serve([listener]))
         await self._http.ready.wait()
 
@@ -96,26 +110,17 @@ class Server:
         await asyncio.sleep(self.settings.linger_seconds)
         self._http.should_exit = True
         await asyncio.gather(self._grpc.stop(self.settings.drain_seconds), self._http_task)
+        # Questions and writes go on in threads that need the queue: it closes last.
+        await asyncio.to_thread(self.backend.asking.close)
+        await self.backend.stores.close()
         await self.models.close()
-        if self._search is not None:
-            await asyncio.to_thread(self._search.close)
+        await asyncio.to_thread(self.backend.tracer.close)
         queue = self.model.queue
         _log.info("stopped", extra={"accepted": queue.accepted, "answered": queue.answered})
 
     async def healthy(self) -> bool:
         """Whether this server should get calls."""
         return not self._leaving and await self.models.healthy()
-
-    def _app(self) -> Any:
-        return make_app(
-            self.models,
-            self._search,
-            self._keys,
-            self.metrics,
-            timeout_seconds=self.settings.request_seconds,
-            max_body_bytes=self.settings.max_message_bytes,
-            healthy=self.healthy,
-        )
 
 
 async def serve(settings: Settings, encoder: Encoder, ready: Callable[[Server], None]) -> None:
@@ -134,7 +139,7 @@ async def serve(settings: Settings, encoder: Encoder, ready: Callable[[Server], 
 class _Uvicorn(uvicorn.Server):
     """uvicorn as a guest on our event loop: it leaves signals alone and says when it listens."""
 
-    def __init__(self, app: Any, grace_seconds: float) -> None:
+    def __init__(self, app: Any, grace_seconds: float, tls: Tls | None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -143,6 +148,7 @@ class _Uvicorn(uvicorn.Server):
                 lifespan="off",
                 server_header=False,
                 timeout_graceful_shutdown=max(1, round(grace_seconds)),
+                ssl_context_factory=None if tls is None else lambda config, default: tls.context(),
             )
         )
         self.ready = asyncio.Event()
@@ -158,10 +164,10 @@ class _Uvicorn(uvicorn.Server):
         self.ready.set()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=reuse_port)
     except OSError as error:
         raise ServiceError(
             f"cannot listen on {host}:{port} for HTTP: {error.strerror}; choose another --host or --http-port"

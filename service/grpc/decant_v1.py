@@ -1,17 +1,17 @@
-"""decant.v1: our own protocol."""
+"""decant.v1: our own protocol; documents and answers are in `decant_v1_store`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
+from ..backend import Backend
 from ..caller import Caller
-from ..errors import NotOffered
+from ..engine import DENSE, SPARSE
 from ..models import Embedded, Models, ServedModel
 from ..proto.decant.v1 import decant_pb2 as pb
 from ..proto.decant.v1 import decant_pb2_grpc as stubs
 from ..queue import Priority
-from ..search import SearchService
 from ..tokens import tokenize
 from ..vectors import VectorFormat
 from .door import Context, Door
@@ -20,13 +20,12 @@ from .wire import (
     embed_response,
     error_message,
     format_of,
-    hit_message,
     model_message,
     options_of,
     priority_of,
-    query_of,
-    timing,
+    rerank_response,
     tokens_message,
+    truncate_of,
 )
 
 _MANY = 128
@@ -41,13 +40,11 @@ class EncoderService(stubs.EncoderServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """Encode a batch."""
-        async with self._door.enter(context, "Encoder/Embed") as visit:
-            model = self._models.get(request.model)
-            visit.model = model.name
-            form = format_of(request)
-            made = await model.embed(request.texts, options_of(request), visit.caller, priority_of(request))
-            return await _packed(model, made, form, visit.elapsed())
-        raise AssertionError("the door ends a call that failed")
+        return await self._embed(request, context, "Encoder/Embed", DENSE)
+
+    async def EmbedSparse(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        """Encode a batch as weighted terms."""
+        return await self._embed(request, context, "Encoder/EmbedSparse", SPARSE)
 
     async def EmbedStream(
         self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], context: Context
@@ -77,11 +74,21 @@ class EncoderService(stubs.EncoderServicer):
             return pb.TokenizeResponse(texts=[tokens_message(encoding) for encoding in encodings])
         raise AssertionError("the door ends a call that failed")
 
+    async def _embed(self, request: pb.EmbedRequest, context: Context, method: str, output: str) -> pb.EmbedResponse:
+        async with self._door.enter(context, method) as visit:
+            model = self._models.get(request.model, request.adapter)
+            visit.model = model.name
+            form = format_of(request)
+            options = options_of(request, default=output)
+            made = await model.embed(request.texts, options, visit.caller, priority_of(request))
+            return await _packed(model, made, form, visit.elapsed())
+        raise AssertionError("the door ends a call that failed")
+
     async def _answer(self, message: pb.EmbedStreamRequest, caller: Caller) -> pb.EmbedStreamResponse:
         """Answer one request of a stream; its failure is its own."""
         request = message.request
         try:
-            model = self._models.get(request.model)
+            model = self._models.get(request.model, request.adapter)
             form = format_of(request)
             began = asyncio.get_running_loop().time()
             priority = priority_of(request)
@@ -94,41 +101,56 @@ class EncoderService(stubs.EncoderServicer):
             return pb.EmbedStreamResponse(id=message.id, error=error_message(error))
 
 
-class SearcherService(stubs.SearcherServicer):
-    """decant.v1.Searcher."""
+class RerankerService(stubs.RerankerServicer):
+    """decant.v1.Reranker."""
 
-    def __init__(self, door: Door, search: SearchService | None) -> None:
+    def __init__(self, door: Door, models: Models) -> None:
         self._door = door
-        self._search = search
+        self._models = models
 
-    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
-        """Find passages."""
-        async with self._door.enter(context, "Searcher/Search", "search") as visit:
-            if self._search is None:
-                raise NotOffered("this server has no store to search: start it with --store DIR")
-            visit.model = self._search.model.name
-            found = await self._search.search(query_of(request), visit.caller)
-            hits = [hit_message(hit, with_text=not request.without_text) for hit in found.hits]
-            return pb.SearchResponse(hits=hits, timing=timing(found, visit.elapsed()))
+    async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:
+        """Order texts by how well they answer a question."""
+        async with self._door.enter(context, "Reranker/Rerank") as visit:
+            reranker = self._models.reranker(request.model)
+            visit.model = reranker.name
+            scores = await reranker.scores(request.query, request.texts, truncate_of(request), visit.caller)
+            return rerank_response(reranker.name, scores, request, visit.elapsed())
         raise AssertionError("the door ends a call that failed")
 
 
 class ModelsService(stubs.ModelsServicer):
     """decant.v1.Models."""
 
-    def __init__(self, door: Door, models: Models) -> None:
+    def __init__(self, door: Door, backend: Backend) -> None:
         self._door = door
-        self._models = models
+        self._models = backend.models
 
     async def List(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Say what is served."""
         async with self._door.enter(context, "Models/List"):
             first = self._models.default
+            rerankers = [pb.Model(name=name) for name in self._models.rerankers]
             return pb.ListModelsResponse(
-                models=[model_message(model) for model in self._models],
+                models=[*(model_message(model) for model in self._models), *rerankers],
                 max_texts=first.max_texts,
                 max_tokens=first.queue.limits.queued_tokens,
             )
+        raise AssertionError("the door ends a call that failed")
+
+    async def Load(self, request: pb.LoadModelRequest, context: Context) -> pb.Model:
+        """Load a model that the configuration names."""
+        async with self._door.enter(context, "Models/Load", "admin"):
+            await self._models.load(request.name)
+            if request.name in self._models.rerankers:
+                return pb.Model(name=request.name)
+            return model_message(self._models.get(request.name))
+        raise AssertionError("the door ends a call that failed")
+
+    async def Unload(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
+        """Free a model."""
+        async with self._door.enter(context, "Models/Unload", "admin"):
+            await self._models.unload(request.name)
+            return pb.UnloadModelResponse()
         raise AssertionError("the door ends a call that failed")
 
 

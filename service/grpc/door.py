@@ -16,11 +16,12 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
+from ..backend import Backend
 from ..caller import Caller, deadline_in, request_id_from
 from ..errors import Unavailable
 from ..failures import failure_of, message_of, retry_after
-from ..keys import KeyRing, Scope
-from ..metrics import Metrics
+from ..keys import Scope
+from ..tracing import Span
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Protocol = Literal["decant.v1", "tei.v1"]
@@ -94,18 +95,25 @@ class Gate:
 class Door:
     """One protocol's way in."""
 
-    def __init__(self, protocol: Protocol, gate: Gate, keys: KeyRing, metrics: Metrics, timeout_seconds: float) -> None:
+    def __init__(self, protocol: Protocol, gate: Gate, backend: Backend) -> None:
         self._protocol: Protocol = protocol
         self._gate = gate
-        self._keys = keys
-        self._metrics = metrics
-        self._timeout = timeout_seconds
+        self._backend = backend
+        self._timeout = backend.settings.request_seconds
 
     @asynccontextmanager
     async def enter(self, context: Context, method: str, scope: Scope = "embed") -> AsyncGenerator[Visit]:
         """Admit a call; what is raised inside becomes its status."""
-        began = time.monotonic()
         sent = _metadata(context)
+        with self._backend.tracer.span(f"{self._protocol}.{method}", sent) as span:
+            async with self._entered(context, method, scope, sent, span) as visit:
+                yield visit
+
+    @asynccontextmanager
+    async def _entered(
+        self, context: Context, method: str, scope: Scope, sent: dict[str, str], span: Span
+    ) -> AsyncGenerator[Visit]:
+        began = time.monotonic()
         request_id = request_id_from(sent.get("x-request-id"))
         context.set_trailing_metadata((("x-request-id", request_id),))
         deadline = deadline_in(context.time_remaining(), self._timeout)
@@ -113,7 +121,7 @@ class Door:
         code = grpc.StatusCode.OK
         try:
             with self._gate.passage():
-                tenant = self._keys.admit(sent.get("authorization"), scope)
+                tenant = self._backend.keys.admit(sent.get("authorization"), scope)
                 visit.caller = Caller(tenant, deadline, request_id)
                 yield visit
         except (asyncio.CancelledError, GeneratorExit):
@@ -128,7 +136,11 @@ class Door:
                 _log.exception("%s failed", method, extra={"request_id": request_id})
             await context.abort(code, message_of(error, request_id), _trailers(code, error, request_id))
         finally:
-            self._metrics.call(self._protocol, method, visit.model, code.name, visit.elapsed())
+            failed = code is not grpc.StatusCode.OK
+            span.set_attributes({"rpc.grpc.status_code": code.value[0], "decant.request_id": request_id})
+            self._backend.record(
+                self._protocol, method, visit.model, code.name, visit.caller, visit.elapsed(), failed=failed
+            )
 
     def renewed(self, caller: Caller) -> Caller:
         """The same caller with a time limit that begins now, for one request of a stream."""

@@ -9,12 +9,15 @@ from tokenizers import Encoding
 
 from ...embedder import InputError
 from ...embedder.tokenization import Truncate
-from ...index import Hit
-from ..engine import EmbedOptions, Encoded
+from ...index import Document, Hit
+from ...rag import Answer, Message
+from ..asking import Question
+from ..engine import DENSE, SPARSE, EmbedOptions, Encoded
 from ..failures import failure_of, message_of, retry_after
 from ..models import Embedded, ServedModel
 from ..proto.decant.v1 import decant_pb2 as pb
 from ..queue import Priority
+from ..reranking import Scores
 from ..search import Found, Query
 from ..vectors import VectorFormat, pack
 
@@ -40,19 +43,35 @@ _MODES: Mapping[int, str] = {
     pb.SEARCH_MODE_DENSE: "dense",
     pb.SEARCH_MODE_LEXICAL: "lexical",
     pb.SEARCH_MODE_HYBRID: "hybrid",
+    pb.SEARCH_MODE_SPARSE: "sparse",
 }
+_OUTPUTS: Mapping[int, str] = {pb.OUTPUT_UNSPECIFIED: DENSE, pb.OUTPUT_DENSE: DENSE, pb.OUTPUT_SPARSE: SPARSE}
+_ROLES = ("user", "assistant")
 
 
-def options_of(request: pb.EmbedRequest) -> EmbedOptions:
-    """How a request wants its texts encoded; raises InputError for values this version does not know."""
-    if request.truncate not in _TRUNCATE:
-        raise InputError(f"unknown truncate {int(request.truncate)}: this server is older than the client")
+def options_of(request: pb.EmbedRequest, *, default: str = DENSE) -> EmbedOptions:
+    """How a request wants its texts encoded, by `default` where it names no outputs.
+
+    Raises:
+        InputError: for values this version does not know.
+    """
+    if unknown := [int(output) for output in request.outputs if output not in _OUTPUTS]:
+        raise InputError(f"unknown output {unknown[0]}: this server is older than the client")
+    outputs = {_OUTPUTS[output] for output in request.outputs} or {default}
     return EmbedOptions(
+        outputs=tuple(sorted(outputs)),
         kind=request.kind or "document",
         instruction=request.instruction if request.HasField("instruction") else None,
         dimensions=request.dimensions if request.HasField("dimensions") else None,
-        truncate=_TRUNCATE[request.truncate],
+        truncate=truncate_of(request),
     )
+
+
+def truncate_of(request: pb.EmbedRequest | pb.RerankRequest) -> Truncate:
+    """What happens to its texts that are too long; raises InputError."""
+    if request.truncate not in _TRUNCATE:
+        raise InputError(f"unknown truncate {int(request.truncate)}: this server is older than the client")
+    return _TRUNCATE[request.truncate]
 
 
 def format_of(request: pb.EmbedRequest) -> VectorFormat:
@@ -89,7 +108,7 @@ def error_message(error: Exception, code: grpc.StatusCode | None = None) -> pb.E
     return pb.Error(code=number, message=message_of(error), retry_after_ms=round((seconds or 0) * 1000))
 
 
-def timing(stages: Embedded | Found, seconds: float) -> pb.Timing:
+def timing(stages: Embedded | Found | Scores, seconds: float) -> pb.Timing:
     """Where a call's time went."""
     parts = (stages.tokenize_seconds, stages.queue_seconds, stages.encode_seconds, seconds)
     tokenize, queue, encode, total = (round(part * 1e9) for part in parts)
@@ -107,6 +126,65 @@ def query_of(request: pb.SearchRequest) -> Query:
     if request.mode not in _MODES:
         raise InputError(f"unknown search mode {int(request.mode)}: this server is older than the client")
     return Query(request.query, _MODES[request.mode], request.k or 10, request.filter or None, request.exact)
+
+
+def rerank_response(name: str, scores: Scores, request: pb.RerankRequest, seconds: float) -> pb.RerankResponse:
+    """The texts of a request by their scores."""
+    values = scores.raw if request.raw_scores else scores.unit
+    ranks = [
+        pb.Rank(index=i, score=float(values[i]), truncated=scores.truncated[i])
+        for i in scores.order(request.top_n or None)
+    ]
+    return pb.RerankResponse(model=name, ranks=ranks, tokens=scores.tokens, timing=timing(scores, seconds))
+
+
+def question_of(request: pb.AskRequest) -> Question:
+    """What is asked; raises InputError."""
+    if strange := [turn.role for turn in request.history if turn.role not in _ROLES]:
+        raise InputError(f"unknown role {strange[0][:40]!r} in the history: choose user or assistant")
+    turns = tuple(Message("user" if turn.role == "user" else "assistant", turn.text) for turn in request.history)
+    return Question(request.question, turns, request.k or None, request.filter or None)
+
+
+def answer_message(answer: Answer) -> pb.Answer:
+    """The whole answer with its citations."""
+    return pb.Answer(
+        text=answer.text,
+        grounded=answer.grounded,
+        citations=[
+            pb.Citation(
+                number=c.number,
+                doc_id=c.doc_id,
+                path=c.path,
+                title=c.title,
+                start_char=c.start_char,
+                end_char=c.end_char,
+                text=c.text,
+                score=c.score,
+            )
+            for c in answer.citations
+        ],
+    )
+
+
+def document_of(message: pb.Document) -> Document:
+    """A document to be stored; raises InputError."""
+    if not message.doc_id:
+        raise InputError("a document has no doc_id: give each one its own")
+    metadata = {name: getattr(value, value.WhichOneof("kind") or "text") for name, value in message.metadata.items()}
+    return Document(message.doc_id, message.text, message.title, message.path, message.media or "text", metadata)
+
+
+def document_message(document: Document) -> pb.Document:
+    """A stored document."""
+    return pb.Document(
+        doc_id=document.doc_id,
+        text=document.text,
+        title=document.title,
+        path=document.path,
+        media=document.media,
+        metadata={name: _value(value) for name, value in document.metadata.items()},
+    )
 
 
 def hit_message(hit: Hit, *, with_text: bool) -> pb.Hit:
@@ -143,11 +221,15 @@ def _embedding(item: Encoded | Exception, form: VectorFormat) -> pb.Embedding:
     if not isinstance(item, Encoded):
         return pb.Embedding(error=error_message(item))
     try:
-        dense, scale = pack(item.vector, form)
+        dense, scale = pack(item.vector, form) if len(item.vector) else (b"", 0.0)
     except InputError as error:
         return pb.Embedding(error=error_message(error), tokens=item.tokens, truncated=item.truncated)
     scale = scale if form is VectorFormat.INT8 else 0.0
-    return pb.Embedding(dense=dense, tokens=item.tokens, truncated=item.truncated, scale=scale)
+    made = pb.Embedding(dense=dense, tokens=item.tokens, truncated=item.truncated, scale=scale)
+    if item.sparse is not None:
+        made.sparse.terms.extend(item.sparse.terms.tolist())
+        made.sparse.weights.extend(item.sparse.weights.tolist())
+    return made
 
 
 def _value(value: str | int | float | bool) -> pb.Value:

@@ -11,37 +11,35 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..keys import KeyRing
-from ..metrics import Metrics
-from ..models import Models
-from ..search import SearchService
+from ..backend import Backend
+from .asking import ask_routes
+from .chat import chat_routes
+from .documents import document_routes
 from .door import Door
 from .openai import openai_routes
 from .own import own_routes
+from .reranking import rerank_routes
+from .responses import responses_routes
 from .shapes import Shape, json_response, openai_error, shape_of
 from .tei import tei_routes
 
 
-def make_app(
-    models: Models,
-    search: SearchService | None,
-    keys: KeyRing,
-    metrics: Metrics,
-    *,
-    timeout_seconds: float,
-    max_body_bytes: int,
-    healthy: Callable[[], Awaitable[bool]],
-) -> FastAPI:
-    """Put the application together; arguments as of `GrpcServer` and `own_routes`."""
+def make_app(backend: Backend, *, healthy: Callable[[], Awaitable[bool]]) -> FastAPI:
+    """Put the application together; `healthy` asks the encoders and knows whether the server is leaving."""
     # The interactive pages would fetch their scripts from elsewhere; /openapi.json is the description.
     app = FastAPI(title="Decant", version=version("decant"), docs_url=None, redoc_url=None)
-    door = Door(keys, metrics, timeout_seconds)
-    app.include_router(openai_routes(door, models))
-    app.include_router(tei_routes(door, models))
-    app.include_router(own_routes(door, search, metrics, healthy))
+    door = Door(backend)
+    app.include_router(openai_routes(door, backend.models))
+    app.include_router(chat_routes(door, backend))
+    app.include_router(responses_routes(door, backend))
+    app.include_router(rerank_routes(door, backend.models))
+    app.include_router(tei_routes(door, backend.models))
+    app.include_router(own_routes(door, backend, healthy))
+    app.include_router(ask_routes(door, backend))
+    app.include_router(document_routes(door, backend))
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=backend.settings.max_message_bytes)
     return app
 
 

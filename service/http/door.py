@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from ...embedder import InputError
+from ..backend import Backend
 from ..caller import Caller, deadline_in, request_id_from
-from ..keys import KeyRing, Scope
-from ..metrics import Metrics
+from ..keys import Scope
 from .shapes import error_response, shape_of
 
 _log = logging.getLogger(__name__)
@@ -25,10 +26,9 @@ _GONE = 499
 class Door:
     """The way in."""
 
-    def __init__(self, keys: KeyRing, metrics: Metrics, timeout_seconds: float) -> None:
-        self._keys = keys
-        self._metrics = metrics
-        self._timeout = timeout_seconds
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._timeout = backend.settings.request_seconds
 
     async def serve(
         self,
@@ -48,19 +48,74 @@ class Door:
             scope: what the key must be good for.
             model: whose metrics it counts for.
         """
+        with self._backend.tracer.span(f"http.{method}", request.headers) as span:
+            began = time.monotonic()
+            caller = Caller("", None, request_id_from(request.headers.get("x-request-id")))
+            try:
+                caller = self._admitted(request, scope, caller.request_id)
+                response = await _unless_gone(request, work(caller))
+            except Exception as error:
+                response = self._failed(request, method, error, caller)
+            response.headers["x-request-id"] = caller.request_id
+            status = response.status_code
+            span.set_attributes({"http.response.status_code": status, "decant.request_id": caller.request_id})
+            self._record(method, model, status, caller, began)
+            return response
+
+    async def stream(
+        self,
+        request: Request,
+        method: str,
+        work: Callable[[Caller], AsyncGenerator[bytes]],
+        *,
+        scope: Scope,
+        model: str = "",
+    ) -> Response:
+        """Admit a call whose answer is a stream of server-sent events.
+
+        What fails before the first event is answered with a status of its own; `work` itself makes an event of what
+        fails afterwards. When the client goes away, `work` is closed.
+        """
         began = time.monotonic()
-        request_id = request_id_from(request.headers.get("x-request-id"))
+        caller = Caller("", None, request_id_from(request.headers.get("x-request-id")))
         try:
-            tenant = self._keys.admit(request.headers.get("authorization"), scope)
-            deadline = deadline_in(_timeout(request.headers.get(TIMEOUT_HEADER)), self._timeout)
-            response = await _unless_gone(request, work(Caller(tenant, deadline, request_id)))
+            caller = self._admitted(request, scope, caller.request_id)
+            events = work(caller)
+            first = await anext(events, b"")
         except Exception as error:
-            response = error_response(error, shape_of(request.url.path), request_id)
-            if response.status_code == 500:
-                _log.exception("%s failed", method, extra={"request_id": request_id})
-        response.headers["x-request-id"] = request_id
-        self._metrics.call("http", method, model, str(response.status_code), time.monotonic() - began)
+            response = self._failed(request, method, error, caller)
+            response.headers["x-request-id"] = caller.request_id
+            self._record(method, model, response.status_code, caller, began)
+            return response
+
+        async def body() -> AsyncGenerator[bytes]:
+            status = _GONE
+            try:
+                async with aclosing(events):
+                    yield first
+                    async for event in events:
+                        yield event
+                status = 200
+            finally:
+                self._record(method, model, status, caller, began)
+
+        headers = {"x-request-id": caller.request_id, "cache-control": "no-store", "x-accel-buffering": "no"}
+        return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
+
+    def _admitted(self, request: Request, scope: Scope, request_id: str) -> Caller:
+        tenant = self._backend.keys.admit(request.headers.get("authorization"), scope)
+        deadline = deadline_in(_timeout(request.headers.get(TIMEOUT_HEADER)), self._timeout)
+        return Caller(tenant, deadline, request_id)
+
+    def _failed(self, request: Request, method: str, error: Exception, caller: Caller) -> Response:
+        response = error_response(error, shape_of(request.url.path), caller.request_id)
+        if response.status_code == 500:
+            _log.exception("%s failed", method, extra={"request_id": caller.request_id})
         return response
+
+    def _record(self, method: str, model: str, status: int, caller: Caller, began: float) -> None:
+        seconds = time.monotonic() - began
+        self._backend.record("http", method, model, str(status), caller, seconds, failed=status >= 400)
 
 
 async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:

@@ -65,7 +65,8 @@ def openai_routes(door: Door, models: Models) -> APIRouter:
     async def list_models(request: Request) -> Response:
         async def work(caller: Caller) -> Response:
             del caller
-            return json_response({"object": "list", "data": [_model(model) for model in models]})
+            rerankers = [_entry(name) for name in models.rerankers]
+            return json_response({"object": "list", "data": [*(_model(model) for model in models), *rerankers]})
 
         return await door.serve(request, "v1/models", work)
 
@@ -126,12 +127,13 @@ def _base64(vector: NDArray[np.float32]) -> str:
 
 def _model(model: ServedModel) -> dict[str, object]:
     return {
-        "id": model.name,
-        "object": "model",
-        "created": 0,
-        "owned_by": "decant",
+        **_entry(model.name),
         "fingerprint": model.encoder.fingerprint,
         "dimensions": model.offered_dimensions,
         "max_tokens": model.encoder.max_tokens,
         "kinds": sorted(model.encoder.spec.prompts),
     }
+
+
+def _entry(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "decant"}

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from starlette.responses import Response
 
 from ...embedder import InputError
 from ..caller import Caller
-from ..engine import EmbedOptions, Encoded
+from ..engine import DENSE, SPARSE, STATES, EmbedOptions, Encoded
 from ..errors import NotOffered
 from ..models import Embedded, Models, ServedModel
+from ..reranking import cosine, encoded
 from ..tokens import decode, simple_tokens
 from .door import Door
 from .shapes import json_response
@@ -38,6 +40,27 @@ class EmbedBody(BaseModel):
     prompt_name: str | None = None
     normalize: bool = True
     dimensions: int | None = None
+
+
+class Sentences(BaseModel):
+    """What `SimilarityBody` compares."""
+
+    source_sentence: StrictStr
+    sentences: list[StrictStr] = Field(min_length=1)
+
+
+class SimilarityParameters(BaseModel):
+    """How."""
+
+    truncate: bool | None = None
+    prompt_name: str | None = None
+
+
+class SimilarityBody(BaseModel):
+    """TEI's request."""
+
+    inputs: Sentences
+    parameters: SimilarityParameters = SimilarityParameters()
 
 
 class TokenizeBody(BaseModel):
@@ -60,23 +83,45 @@ def tei_routes(door: Door, models: Models) -> APIRouter:
     router = APIRouter(tags=["text-embeddings-inference"])
     model = models.default
 
-    async def embed(body: EmbedBody, request: Request) -> Response:
-        async def work(caller: Caller) -> Response:
-            began = time.monotonic()
-            texts = await asyncio.to_thread(_texts, body, model)
-            made = await model.embed(texts, _options(body), caller)
-            items = _all_encoded(made)
-            headers = _headers(texts, items, made, time.monotonic() - began)
-            rows = [item.vector for item in items]
-            if len(rows) > _MANY:
-                return await asyncio.to_thread(json_response, rows, headers=headers)
-            return json_response(rows, headers=headers)
+    def encode_as(output: str, write: Callable[[list[Encoded]], object], name: str):  # noqa: ANN202 -- FastAPI reads it
+        async def route(body: EmbedBody, request: Request) -> Response:
+            async def work(caller: Caller) -> Response:
+                began = time.monotonic()
+                texts = await asyncio.to_thread(_texts, body, model)
+                made = await model.embed(texts, _options(body, output), caller)
+                items = encoded(made)
+                headers = _headers(texts, items, made, time.monotonic() - began)
+                if len(items) > _MANY or output is not DENSE:
+                    return await asyncio.to_thread(lambda: json_response(write(items), headers=headers))
+                return json_response(write(items), headers=headers)
 
-        return await door.serve(request, "embed", work, model=model.name)
+            return await door.serve(request, name, work, model=model.name)
 
-    router.add_api_route("/embed", embed, methods=["POST"], summary="Texts to vectors")
+        return route
+
+    embed = encode_as(DENSE, lambda items: [item.vector for item in items], "embed")
+    router.add_api_route("/embed", embed, methods=["POST"], summary="Texts to vectors", name="embed")
     for alias in ("/", "/invocations"):
-        router.add_api_route(alias, embed, methods=["POST"], include_in_schema=False)
+        router.add_api_route(alias, embed, methods=["POST"], include_in_schema=False, name="embed")
+    sparse = encode_as(SPARSE, _terms, "embed_sparse")
+    router.add_api_route("/embed_sparse", sparse, methods=["POST"], summary="Texts to weighted terms", name="sparse")
+    states = encode_as(STATES, lambda items: [item.states for item in items], "embed_all")
+    router.add_api_route("/embed_all", states, methods=["POST"], summary="Texts to a vector per token", name="all")
+
+    @router.post("/similarity", summary="How alike sentences are to one")
+    async def similarity(body: SimilarityBody, request: Request) -> Response:
+        async def work(caller: Caller) -> Response:
+            given = body.inputs
+            options = EmbedOptions(
+                kind=body.parameters.prompt_name or "document",
+                truncate="error" if body.parameters.truncate is False else "end",
+                normalize=True,
+            )
+            made = await model.embed([given.source_sentence, *given.sentences], options, caller)
+            source, *others = encoded(made)
+            return json_response([cosine(source, other) for other in others])
+
+        return await door.serve(request, "similarity", work, model=model.name)
 
     @router.post("/tokenize", summary="How the model sees texts")
     async def tokenize(body: TokenizeBody, request: Request) -> Response:
@@ -98,8 +143,7 @@ def tei_routes(door: Door, models: Models) -> APIRouter:
 
         return await door.serve(request, "decode", work, model=model.name)
 
-    for path in ("/embed_sparse", "/embed_all", "/rerank", "/predict"):
-        router.add_api_route(path, _refusal(door, path), methods=["POST"], include_in_schema=False)
+    router.add_api_route("/predict", _refusal(door, "/predict"), methods=["POST"], include_in_schema=False)
 
     @router.get("/info", summary="What is served and within which limits")
     async def info(request: Request) -> Response:
@@ -123,14 +167,26 @@ def _refusal(door: Door, path: str):  # noqa: ANN202 -- FastAPI reads the inner 
     return refuse
 
 
-def _options(body: EmbedBody) -> EmbedOptions:
+def _terms(items: list[Encoded]) -> list[list[dict[str, object]]]:
+    rows = [item.sparse for item in items if item.sparse is not None]
+    return [
+        [
+            {"index": term, "value": weight}
+            for term, weight in zip(row.terms.tolist(), row.weights.tolist(), strict=True)
+        ]
+        for row in rows
+    ]
+
+
+def _options(body: EmbedBody, output: str) -> EmbedOptions:
     if body.truncation_direction.lower() == "left":
         raise InputError("texts are cut at their end only: leave truncation_direction out")
     return EmbedOptions(
         kind=body.prompt_name or "document",
         dimensions=body.dimensions,
         truncate="error" if body.truncate is False else "end",
-        normalize=body.normalize,
+        normalize=body.normalize if output is DENSE else None,
+        outputs=(output,),
     )
 
 
@@ -147,15 +203,6 @@ def _rows(ids: object) -> list[list[int]]:
     if rows and isinstance(rows[0], int):
         rows = [rows]
     return [list(row) for row in rows]
-
-
-def _all_encoded(made: Embedded) -> list[Encoded]:
-    items: list[Encoded] = []
-    for item in made.items:
-        if not isinstance(item, Encoded):
-            raise item
-        items.append(item)
-    return items
 
 
 def _headers(texts: list[str], items: list[Encoded], made: Embedded, seconds: float) -> dict[str, str]:

@@ -171,7 +171,7 @@ class BatchQueue(Generic[W, R]):
         self._idle.clear()
         try:
             async with asyncio.timeout_at(deadline):
-                works = await self._prepared(prepare, estimate)
+                works = await self._prepared(prepare, estimate, tenant)
                 call = self._admit(works, tenant, priority, deadline)
                 await self._finished(call)
         except TimeoutError:
@@ -202,14 +202,16 @@ class BatchQueue(Generic[W, R]):
         await asyncio.to_thread(self._thread.join)
         self._prepare.shutdown()
 
-    async def _prepared(self, prepare: Callable[[], Sequence[W | Exception]], estimate: int) -> Sequence[W | Exception]:
+    async def _prepared(
+        self, prepare: Callable[[], Sequence[W | Exception]], estimate: int, tenant: str
+    ) -> Sequence[W | Exception]:
         with self._room():
-            self._lanes.reserve(estimate)
+            self._lanes.reserve(estimate, tenant)
         try:
             return await self._loop.run_in_executor(self._prepare, prepare)
         finally:
             with self._changed:
-                self._lanes.release(estimate)
+                self._lanes.release(estimate, tenant)
 
     def _admit(
         self, works: Sequence[W | Exception], tenant: str, priority: Priority, deadline: float | None

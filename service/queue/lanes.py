@@ -8,8 +8,8 @@ with unequal ones nobody gains by sending long texts. A data structure without t
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from collections.abc import Hashable, Sequence
+from collections import Counter, deque
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Generic, Protocol, TypeVar
@@ -58,12 +58,14 @@ class Limits:
         batch_tokens: token budget of one batch; a longer text gets a batch of its own.
         batch_seconds: batches are made smaller where, at the speed measured, they would take longer: what arrives
             meanwhile waits for the batch to end.
+        tenant_tokens: most tokens waiting of the tenants named here.
     """
 
     queued_tokens: int = 524_288
     queued_requests: int = 1024
     batch_tokens: int = 4096
     batch_seconds: float = 0.2
+    tenant_tokens: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(eq=False)
@@ -108,6 +110,7 @@ class Lanes(Generic[W]):
         self._clocks = dict.fromkeys(Priority, 0.0)
         self._tokens = dict.fromkeys(Priority, 0)
         self._requests = dict.fromkeys(Priority, 0)
+        self._tenant_tokens: Counter[str] = Counter()
         self._reserved_tokens = self._reserved_requests = 0
         self._arrivals = 0
         self._batches_without_bulk = 0
@@ -120,25 +123,27 @@ class Lanes(Generic[W]):
         """Requests of which something waits, counted as in `tokens`."""
         return sum(self._requests.values()) + self._reserved_requests if priority is None else self._requests[priority]
 
-    def reserve(self, tokens: int) -> None:
+    def reserve(self, tokens: int, tenant: str = "") -> None:
         """Hold room for a request whose exact size is not known yet.
 
         Raises:
             Overloaded: there is no room; `retry_after` is left to the caller, who knows the speed.
             InputError: there will never be.
         """
-        self._check(tokens)
+        self._check(tokens, tenant)
         self._reserved_tokens += tokens
         self._reserved_requests += 1
+        self._count(tenant, tokens)
 
-    def release(self, tokens: int) -> None:
+    def release(self, tokens: int, tenant: str = "") -> None:
         """Give back what `reserve` held."""
         self._reserved_tokens -= tokens
         self._reserved_requests -= 1
+        self._count(tenant, -tokens)
 
     def add(self, request: Request[W]) -> None:
         """Let a request wait its turn; raises as `reserve` does."""
-        self._check(request.tokens)
+        self._check(request.tokens, request.tenant)
         priority = request.priority
         flow = self._flows[priority].get(request.tenant)
         if flow is None:
@@ -146,6 +151,7 @@ class Lanes(Generic[W]):
             flow = self._flows[priority][request.tenant] = _Flow(request.tenant)
         flow.requests.append(request)
         self._tokens[priority] += request.tokens
+        self._count(request.tenant, request.tokens)
         self._requests[priority] += 1
         if len(flow.requests) == 1:
             # Who was idle starts now; time not used is not saved up.
@@ -211,6 +217,7 @@ class Lanes(Generic[W]):
         request.waiting.popleft()
         request.tokens -= work.tokens
         self._tokens[request.priority] -= work.tokens
+        self._count(request.tenant, -work.tokens)
         self._clocks[request.priority] = flow.clock
         flow.clock += work.tokens
         if not request.waiting:
@@ -220,6 +227,7 @@ class Lanes(Generic[W]):
     def _leave(self, request: Request[W]) -> None:
         self._tokens[request.priority] -= request.tokens
         self._requests[request.priority] -= 1
+        self._count(request.tenant, -request.tokens)
         request.tokens = 0
 
     def _enter(self, priority: Priority, flow: _Flow[W]) -> None:
@@ -233,12 +241,21 @@ class Lanes(Generic[W]):
             for tenant in [t for t, flow in flows.items() if not flow.requests and flow.clock <= clock]:
                 del flows[tenant]
 
-    def _check(self, tokens: int) -> None:
-        if tokens > self.limits.queued_tokens:
+    def _count(self, tenant: str, tokens: int) -> None:
+        if tenant in self.limits.tenant_tokens:
+            self._tenant_tokens[tenant] += tokens
+
+    def _check(self, tokens: int, tenant: str) -> None:
+        most = self.limits.queued_tokens
+        own = min(self.limits.tenant_tokens.get(tenant, most), most)
+        if tokens > own:
             raise InputError(
-                f"the request has about {tokens:,} tokens, this server takes {self.limits.queued_tokens:,} at once: "
+                f"the request has about {tokens:,} tokens, this server takes {own:,} at once: "
                 "send fewer texts per request"
             )
+        if self._tenant_tokens[tenant] + tokens > own:
+            waiting = self._tenant_tokens[tenant]
+            raise Overloaded(f"{waiting:,} tokens of {tenant} are waiting, {own:,} may: try again later", 0.0)
         if self.requests() >= self.limits.queued_requests:
             raise Overloaded(f"{self.requests():,} requests are waiting, no more are taken: try again later", 0.0)
         if self.tokens() + tokens > self.limits.queued_tokens:

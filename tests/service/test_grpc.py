@@ -194,7 +194,8 @@ def test_health_is_per_service(channel: grpc.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
     serving, absent = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
     names = {"": serving, "decant.v1.Encoder": serving, "decant.v1.Searcher": serving, "tei.v1.Embed": serving}
-    names |= {"tei.v1.Rerank": absent, "tei.v1.Predict": absent}
+    names |= {"decant.v1.Answerer": serving, "decant.v1.Reranker": serving, "tei.v1.Rerank": serving}
+    names |= {"tei.v1.Predict": absent, "decant.v1.Indexer": absent}
     got = {name: health.Check(health_pb2.HealthCheckRequest(service=name)).status for name in names}
     assert got == names
     error = refusal(lambda: health.Check(health_pb2.HealthCheckRequest(service="nobody")))
@@ -309,11 +310,8 @@ def test_tei_streams_in_order(channel: grpc.Channel, encoder: Encoder) -> None:
 def test_tei_refuses_what_the_model_does_not_serve(channel: grpc.Channel) -> None:
     calls: list[Callable[[], Any]] = [
         lambda: tei_stubs.EmbedStub(channel).EmbedSparse(tei.EmbedSparseRequest(inputs="a")),
-        lambda: tei_stubs.EmbedStub(channel).EmbedAll(tei.EmbedAllRequest(inputs="a")),
-        lambda: tei_stubs.RerankStub(channel).Rerank(tei.RerankRequest(query="a", texts=["b"])),
         lambda: tei_stubs.PredictStub(channel).Predict(tei.PredictRequest(inputs="a")),
         lambda: list(tei_stubs.EmbedStub(channel).EmbedSparseStream(iter([tei.EmbedSparseRequest(inputs="a")]))),
-        lambda: tei_stubs.RerankStub(channel).RerankStream(iter([tei.RerankStreamRequest(query="a")])),
     ]
     for call in calls:
         assert refusal(call).code() is grpc.StatusCode.FAILED_PRECONDITION

@@ -8,6 +8,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTPUT_UNSPECIFIED: _ClassVar[Output]
+    OUTPUT_DENSE: _ClassVar[Output]
+    OUTPUT_SPARSE: _ClassVar[Output]
+
 class VectorFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     VECTOR_FORMAT_UNSPECIFIED: _ClassVar[VectorFormat]
@@ -34,6 +40,10 @@ class SearchMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SEARCH_MODE_DENSE: _ClassVar[SearchMode]
     SEARCH_MODE_LEXICAL: _ClassVar[SearchMode]
     SEARCH_MODE_HYBRID: _ClassVar[SearchMode]
+    SEARCH_MODE_SPARSE: _ClassVar[SearchMode]
+OUTPUT_UNSPECIFIED: Output
+OUTPUT_DENSE: Output
+OUTPUT_SPARSE: Output
 VECTOR_FORMAT_UNSPECIFIED: VectorFormat
 VECTOR_FORMAT_FLOAT32: VectorFormat
 VECTOR_FORMAT_FLOAT16: VectorFormat
@@ -49,9 +59,10 @@ SEARCH_MODE_UNSPECIFIED: SearchMode
 SEARCH_MODE_DENSE: SearchMode
 SEARCH_MODE_LEXICAL: SearchMode
 SEARCH_MODE_HYBRID: SearchMode
+SEARCH_MODE_SPARSE: SearchMode
 
 class EmbedRequest(_message.Message):
-    __slots__ = ("model", "texts", "kind", "instruction", "dimensions", "format", "truncate", "priority")
+    __slots__ = ("model", "texts", "kind", "instruction", "dimensions", "format", "truncate", "priority", "outputs", "adapter")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXTS_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +71,8 @@ class EmbedRequest(_message.Message):
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     TRUNCATE_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
     model: str
     texts: _containers.RepeatedScalarFieldContainer[str]
     kind: str
@@ -68,7 +81,9 @@ class EmbedRequest(_message.Message):
     format: VectorFormat
     truncate: Truncate
     priority: Priority
-    def __init__(self, model: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ..., kind: _Optional[str] = ..., instruction: _Optional[str] = ..., dimensions: _Optional[int] = ..., format: _Optional[_Union[VectorFormat, str]] = ..., truncate: _Optional[_Union[Truncate, str]] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
+    outputs: _containers.RepeatedScalarFieldContainer[Output]
+    adapter: str
+    def __init__(self, model: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ..., kind: _Optional[str] = ..., instruction: _Optional[str] = ..., dimensions: _Optional[int] = ..., format: _Optional[_Union[VectorFormat, str]] = ..., truncate: _Optional[_Union[Truncate, str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., adapter: _Optional[str] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message", "retry_after_ms")
@@ -81,18 +96,28 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
 
 class Embedding(_message.Message):
-    __slots__ = ("dense", "tokens", "truncated", "error", "scale")
+    __slots__ = ("dense", "tokens", "truncated", "error", "scale", "sparse")
     DENSE_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
+    SPARSE_FIELD_NUMBER: _ClassVar[int]
     dense: bytes
     tokens: int
     truncated: bool
     error: Error
     scale: float
-    def __init__(self, dense: _Optional[bytes] = ..., tokens: _Optional[int] = ..., truncated: _Optional[bool] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., scale: _Optional[float] = ...) -> None: ...
+    sparse: SparseVector
+    def __init__(self, dense: _Optional[bytes] = ..., tokens: _Optional[int] = ..., truncated: _Optional[bool] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., scale: _Optional[float] = ..., sparse: _Optional[_Union[SparseVector, _Mapping]] = ...) -> None: ...
+
+class SparseVector(_message.Message):
+    __slots__ = ("terms", "weights")
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    terms: _containers.RepeatedScalarFieldContainer[int]
+    weights: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, terms: _Optional[_Iterable[int]] = ..., weights: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
     __slots__ = ("model", "embeddings", "dimensions", "format", "fingerprint", "timing")
@@ -171,20 +196,22 @@ class TokenizeResponse(_message.Message):
     def __init__(self, texts: _Optional[_Iterable[_Union[Tokens, _Mapping]]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("query", "mode", "k", "filter", "exact", "without_text")
+    __slots__ = ("store", "query", "mode", "k", "filter", "exact", "without_text")
+    STORE_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_TEXT_FIELD_NUMBER: _ClassVar[int]
+    store: str
     query: str
     mode: SearchMode
     k: int
     filter: str
     exact: bool
     without_text: bool
-    def __init__(self, query: _Optional[str] = ..., mode: _Optional[_Union[SearchMode, str]] = ..., k: _Optional[int] = ..., filter: _Optional[str] = ..., exact: _Optional[bool] = ..., without_text: _Optional[bool] = ...) -> None: ...
+    def __init__(self, store: _Optional[str] = ..., query: _Optional[str] = ..., mode: _Optional[_Union[SearchMode, str]] = ..., k: _Optional[int] = ..., filter: _Optional[str] = ..., exact: _Optional[bool] = ..., without_text: _Optional[bool] = ...) -> None: ...
 
 class Hit(_message.Message):
     __slots__ = ("doc_id", "ordinal", "score", "start_char", "end_char", "text", "title", "path", "metadata", "ranks")
@@ -277,3 +304,182 @@ class ListModelsResponse(_message.Message):
     max_texts: int
     max_tokens: int
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., max_texts: _Optional[int] = ..., max_tokens: _Optional[int] = ...) -> None: ...
+
+class LoadModelRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class UnloadModelRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class UnloadModelResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RerankRequest(_message.Message):
+    __slots__ = ("model", "query", "texts", "top_n", "truncate", "raw_scores")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    TOP_N_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATE_FIELD_NUMBER: _ClassVar[int]
+    RAW_SCORES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    query: str
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    top_n: int
+    truncate: Truncate
+    raw_scores: bool
+    def __init__(self, model: _Optional[str] = ..., query: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ..., top_n: _Optional[int] = ..., truncate: _Optional[_Union[Truncate, str]] = ..., raw_scores: _Optional[bool] = ...) -> None: ...
+
+class Rank(_message.Message):
+    __slots__ = ("index", "score", "truncated")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    score: float
+    truncated: bool
+    def __init__(self, index: _Optional[int] = ..., score: _Optional[float] = ..., truncated: _Optional[bool] = ...) -> None: ...
+
+class RerankResponse(_message.Message):
+    __slots__ = ("model", "ranks", "tokens", "timing")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    ranks: _containers.RepeatedCompositeFieldContainer[Rank]
+    tokens: int
+    timing: Timing
+    def __init__(self, model: _Optional[str] = ..., ranks: _Optional[_Iterable[_Union[Rank, _Mapping]]] = ..., tokens: _Optional[int] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...
+
+class GetRequest(_message.Message):
+    __slots__ = ("store", "doc_id")
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    DOC_ID_FIELD_NUMBER: _ClassVar[int]
+    store: str
+    doc_id: str
+    def __init__(self, store: _Optional[str] = ..., doc_id: _Optional[str] = ...) -> None: ...
+
+class Document(_message.Message):
+    __slots__ = ("doc_id", "text", "title", "path", "media", "metadata")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Value
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
+    DOC_ID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    MEDIA_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    doc_id: str
+    text: str
+    title: str
+    path: str
+    media: str
+    metadata: _containers.MessageMap[str, Value]
+    def __init__(self, doc_id: _Optional[str] = ..., text: _Optional[str] = ..., title: _Optional[str] = ..., path: _Optional[str] = ..., media: _Optional[str] = ..., metadata: _Optional[_Mapping[str, Value]] = ...) -> None: ...
+
+class Turn(_message.Message):
+    __slots__ = ("role", "text")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    text: str
+    def __init__(self, role: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class AskRequest(_message.Message):
+    __slots__ = ("store", "question", "history", "k", "filter")
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    store: str
+    question: str
+    history: _containers.RepeatedCompositeFieldContainer[Turn]
+    k: int
+    filter: str
+    def __init__(self, store: _Optional[str] = ..., question: _Optional[str] = ..., history: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., k: _Optional[int] = ..., filter: _Optional[str] = ...) -> None: ...
+
+class Citation(_message.Message):
+    __slots__ = ("number", "doc_id", "path", "title", "start_char", "end_char", "text", "score")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DOC_ID_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    START_CHAR_FIELD_NUMBER: _ClassVar[int]
+    END_CHAR_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    doc_id: str
+    path: str
+    title: str
+    start_char: int
+    end_char: int
+    text: str
+    score: float
+    def __init__(self, number: _Optional[int] = ..., doc_id: _Optional[str] = ..., path: _Optional[str] = ..., title: _Optional[str] = ..., start_char: _Optional[int] = ..., end_char: _Optional[int] = ..., text: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
+
+class Answer(_message.Message):
+    __slots__ = ("text", "citations", "grounded")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    CITATIONS_FIELD_NUMBER: _ClassVar[int]
+    GROUNDED_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    citations: _containers.RepeatedCompositeFieldContainer[Citation]
+    grounded: bool
+    def __init__(self, text: _Optional[str] = ..., citations: _Optional[_Iterable[_Union[Citation, _Mapping]]] = ..., grounded: _Optional[bool] = ...) -> None: ...
+
+class AskResponse(_message.Message):
+    __slots__ = ("text", "answer")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    answer: Answer
+    def __init__(self, text: _Optional[str] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ...) -> None: ...
+
+class IndexRequest(_message.Message):
+    __slots__ = ("store", "prefix", "document")
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    store: str
+    prefix: str
+    document: Document
+    def __init__(self, store: _Optional[str] = ..., prefix: _Optional[str] = ..., document: _Optional[_Union[Document, _Mapping]] = ...) -> None: ...
+
+class IndexResponse(_message.Message):
+    __slots__ = ("stored", "unchanged", "removed")
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    stored: int
+    unchanged: int
+    removed: int
+    def __init__(self, stored: _Optional[int] = ..., unchanged: _Optional[int] = ..., removed: _Optional[int] = ...) -> None: ...
+
+class DeleteRequest(_message.Message):
+    __slots__ = ("store", "doc_ids")
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    DOC_IDS_FIELD_NUMBER: _ClassVar[int]
+    store: str
+    doc_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, store: _Optional[str] = ..., doc_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DeleteResponse(_message.Message):
+    __slots__ = ("removed",)
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    removed: int
+    def __init__(self, removed: _Optional[int] = ...) -> None: ...

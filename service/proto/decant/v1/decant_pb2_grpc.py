@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class EncoderStub:
-    """Texts to vectors. Later: EmbedSparse.
+    """Texts to vectors.
     """
 
     def __init__(self, channel):
@@ -38,6 +38,11 @@ class EncoderStub:
         """
         self.Embed = channel.unary_unary(
                 '/decant.v1.Encoder/Embed',
+                request_serializer=decant_dot_v1_dot_decant__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=decant_dot_v1_dot_decant__pb2.EmbedResponse.FromString,
+                _registered_method=True)
+        self.EmbedSparse = channel.unary_unary(
+                '/decant.v1.Encoder/EmbedSparse',
                 request_serializer=decant_dot_v1_dot_decant__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=decant_dot_v1_dot_decant__pb2.EmbedResponse.FromString,
                 _registered_method=True)
@@ -54,11 +59,18 @@ class EncoderStub:
 
 
 class EncoderServicer:
-    """Texts to vectors. Later: EmbedSparse.
+    """Texts to vectors.
     """
 
     def Embed(self, request, context):
         """Encodes a batch. The call succeeds also where some texts could not be encoded: see Embedding.error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EmbedSparse(self, request, context):
+        """Embed for sparse vectors: where the request names no outputs, SPARSE is meant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,6 +99,11 @@ def add_EncoderServicer_to_server(servicer, server):
                     request_deserializer=decant_dot_v1_dot_decant__pb2.EmbedRequest.FromString,
                     response_serializer=decant_dot_v1_dot_decant__pb2.EmbedResponse.SerializeToString,
             ),
+            'EmbedSparse': grpc.unary_unary_rpc_method_handler(
+                    servicer.EmbedSparse,
+                    request_deserializer=decant_dot_v1_dot_decant__pb2.EmbedRequest.FromString,
+                    response_serializer=decant_dot_v1_dot_decant__pb2.EmbedResponse.SerializeToString,
+            ),
             'EmbedStream': grpc.stream_stream_rpc_method_handler(
                     servicer.EmbedStream,
                     request_deserializer=decant_dot_v1_dot_decant__pb2.EmbedStreamRequest.FromString,
@@ -106,7 +123,7 @@ def add_EncoderServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Encoder:
-    """Texts to vectors. Later: EmbedSparse.
+    """Texts to vectors.
     """
 
     @staticmethod
@@ -124,6 +141,33 @@ class Encoder:
             request,
             target,
             '/decant.v1.Encoder/Embed',
+            decant_dot_v1_dot_decant__pb2.EmbedRequest.SerializeToString,
+            decant_dot_v1_dot_decant__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmbedSparse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/decant.v1.Encoder/EmbedSparse',
             decant_dot_v1_dot_decant__pb2.EmbedRequest.SerializeToString,
             decant_dot_v1_dot_decant__pb2.EmbedResponse.FromString,
             options,
@@ -191,6 +235,81 @@ class Encoder:
             _registered_method=True)
 
 
+class RerankerStub:
+    """Passages by how well they answer a question.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Rerank = channel.unary_unary(
+                '/decant.v1.Reranker/Rerank',
+                request_serializer=decant_dot_v1_dot_decant__pb2.RerankRequest.SerializeToString,
+                response_deserializer=decant_dot_v1_dot_decant__pb2.RerankResponse.FromString,
+                _registered_method=True)
+
+
+class RerankerServicer:
+    """Passages by how well they answer a question.
+    """
+
+    def Rerank(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_RerankerServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Rerank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rerank,
+                    request_deserializer=decant_dot_v1_dot_decant__pb2.RerankRequest.FromString,
+                    response_serializer=decant_dot_v1_dot_decant__pb2.RerankResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'decant.v1.Reranker', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('decant.v1.Reranker', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Reranker:
+    """Passages by how well they answer a question.
+    """
+
+    @staticmethod
+    def Rerank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/decant.v1.Reranker/Rerank',
+            decant_dot_v1_dot_decant__pb2.RerankRequest.SerializeToString,
+            decant_dot_v1_dot_decant__pb2.RerankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class SearcherStub:
     """Questions to passages.
     """
@@ -206,6 +325,11 @@ class SearcherStub:
                 request_serializer=decant_dot_v1_dot_decant__pb2.SearchRequest.SerializeToString,
                 response_deserializer=decant_dot_v1_dot_decant__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.Get = channel.unary_unary(
+                '/decant.v1.Searcher/Get',
+                request_serializer=decant_dot_v1_dot_decant__pb2.GetRequest.SerializeToString,
+                response_deserializer=decant_dot_v1_dot_decant__pb2.Document.FromString,
+                _registered_method=True)
 
 
 class SearcherServicer:
@@ -218,6 +342,13 @@ class SearcherServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Get(self, request, context):
+        """A whole document, as it was stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SearcherServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -225,6 +356,11 @@ def add_SearcherServicer_to_server(servicer, server):
                     servicer.Search,
                     request_deserializer=decant_dot_v1_dot_decant__pb2.SearchRequest.FromString,
                     response_serializer=decant_dot_v1_dot_decant__pb2.SearchResponse.SerializeToString,
+            ),
+            'Get': grpc.unary_unary_rpc_method_handler(
+                    servicer.Get,
+                    request_deserializer=decant_dot_v1_dot_decant__pb2.GetRequest.FromString,
+                    response_serializer=decant_dot_v1_dot_decant__pb2.Document.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -265,6 +401,277 @@ class Searcher:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def Get(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/decant.v1.Searcher/Get',
+            decant_dot_v1_dot_decant__pb2.GetRequest.SerializeToString,
+            decant_dot_v1_dot_decant__pb2.Document.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class AnswererStub:
+    """Questions to answers in the documents' words.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Ask = channel.unary_stream(
+                '/decant.v1.Answerer/Ask',
+                request_serializer=decant_dot_v1_dot_decant__pb2.AskRequest.SerializeToString,
+                response_deserializer=decant_dot_v1_dot_decant__pb2.AskResponse.FromString,
+                _registered_method=True)
+
+
+class AnswererServicer:
+    """Questions to answers in the documents' words.
+    """
+
+    def Ask(self, request, context):
+        """Pieces of the answer's text as they arise, then one message with the whole of it and its citations.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AnswererServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Ask': grpc.unary_stream_rpc_method_handler(
+                    servicer.Ask,
+                    request_deserializer=decant_dot_v1_dot_decant__pb2.AskRequest.FromString,
+                    response_serializer=decant_dot_v1_dot_decant__pb2.AskResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'decant.v1.Answerer', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('decant.v1.Answerer', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Answerer:
+    """Questions to answers in the documents' words.
+    """
+
+    @staticmethod
+    def Ask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/decant.v1.Answerer/Ask',
+            decant_dot_v1_dot_decant__pb2.AskRequest.SerializeToString,
+            decant_dot_v1_dot_decant__pb2.AskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class IndexerStub:
+    """Documents into a store. A stream's documents are stored in batches; the answer comes when all are durable. A call that
+    fails has stored the batches before it, and may be repeated: what is unchanged is passed over.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Index = channel.stream_unary(
+                '/decant.v1.Indexer/Index',
+                request_serializer=decant_dot_v1_dot_decant__pb2.IndexRequest.SerializeToString,
+                response_deserializer=decant_dot_v1_dot_decant__pb2.IndexResponse.FromString,
+                _registered_method=True)
+        self.Upsert = channel.stream_unary(
+                '/decant.v1.Indexer/Upsert',
+                request_serializer=decant_dot_v1_dot_decant__pb2.IndexRequest.SerializeToString,
+                response_deserializer=decant_dot_v1_dot_decant__pb2.IndexResponse.FromString,
+                _registered_method=True)
+        self.Delete = channel.stream_unary(
+                '/decant.v1.Indexer/Delete',
+                request_serializer=decant_dot_v1_dot_decant__pb2.DeleteRequest.SerializeToString,
+                response_deserializer=decant_dot_v1_dot_decant__pb2.DeleteResponse.FromString,
+                _registered_method=True)
+
+
+class IndexerServicer:
+    """Documents into a store. A stream's documents are stored in batches; the answer comes when all are durable. A call that
+    fails has stored the batches before it, and may be repeated: what is unchanged is passed over.
+    """
+
+    def Index(self, request_iterator, context):
+        """Makes the store hold what the stream holds: documents whose id begins with the first message's prefix and that are
+        not in the stream are removed at its end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Upsert(self, request_iterator, context):
+        """Adds documents, each in place of what its id held before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Delete(self, request_iterator, context):
+        """Removes documents; ids that are not there are passed over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_IndexerServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Index': grpc.stream_unary_rpc_method_handler(
+                    servicer.Index,
+                    request_deserializer=decant_dot_v1_dot_decant__pb2.IndexRequest.FromString,
+                    response_serializer=decant_dot_v1_dot_decant__pb2.IndexResponse.SerializeToString,
+            ),
+            'Upsert': grpc.stream_unary_rpc_method_handler(
+                    servicer.Upsert,
+                    request_deserializer=decant_dot_v1_dot_decant__pb2.IndexRequest.FromString,
+                    response_serializer=decant_dot_v1_dot_decant__pb2.IndexResponse.SerializeToString,
+            ),
+            'Delete': grpc.stream_unary_rpc_method_handler(
+                    servicer.Delete,
+                    request_deserializer=decant_dot_v1_dot_decant__pb2.DeleteRequest.FromString,
+                    response_serializer=decant_dot_v1_dot_decant__pb2.DeleteResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'decant.v1.Indexer', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('decant.v1.Indexer', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Indexer:
+    """Documents into a store. A stream's documents are stored in batches; the answer comes when all are durable. A call that
+    fails has stored the batches before it, and may be repeated: what is unchanged is passed over.
+    """
+
+    @staticmethod
+    def Index(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/decant.v1.Indexer/Index',
+            decant_dot_v1_dot_decant__pb2.IndexRequest.SerializeToString,
+            decant_dot_v1_dot_decant__pb2.IndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Upsert(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/decant.v1.Indexer/Upsert',
+            decant_dot_v1_dot_decant__pb2.IndexRequest.SerializeToString,
+            decant_dot_v1_dot_decant__pb2.IndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delete(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/decant.v1.Indexer/Delete',
+            decant_dot_v1_dot_decant__pb2.DeleteRequest.SerializeToString,
+            decant_dot_v1_dot_decant__pb2.DeleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ModelsStub:
     """What is served.
@@ -281,6 +688,16 @@ class ModelsStub:
                 request_serializer=decant_dot_v1_dot_decant__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=decant_dot_v1_dot_decant__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.Load = channel.unary_unary(
+                '/decant.v1.Models/Load',
+                request_serializer=decant_dot_v1_dot_decant__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=decant_dot_v1_dot_decant__pb2.Model.FromString,
+                _registered_method=True)
+        self.Unload = channel.unary_unary(
+                '/decant.v1.Models/Unload',
+                request_serializer=decant_dot_v1_dot_decant__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=decant_dot_v1_dot_decant__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
 
 
 class ModelsServicer:
@@ -293,6 +710,20 @@ class ModelsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Load(self, request, context):
+        """Loads a model that the server's configuration names; it is warm when the answer comes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unload(self, request, context):
+        """Lets a model finish what it has accepted, and frees its memory.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -300,6 +731,16 @@ def add_ModelsServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=decant_dot_v1_dot_decant__pb2.ListModelsRequest.FromString,
                     response_serializer=decant_dot_v1_dot_decant__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'Load': grpc.unary_unary_rpc_method_handler(
+                    servicer.Load,
+                    request_deserializer=decant_dot_v1_dot_decant__pb2.LoadModelRequest.FromString,
+                    response_serializer=decant_dot_v1_dot_decant__pb2.Model.SerializeToString,
+            ),
+            'Unload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unload,
+                    request_deserializer=decant_dot_v1_dot_decant__pb2.UnloadModelRequest.FromString,
+                    response_serializer=decant_dot_v1_dot_decant__pb2.UnloadModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -330,6 +771,60 @@ class Models:
             '/decant.v1.Models/List',
             decant_dot_v1_dot_decant__pb2.ListModelsRequest.SerializeToString,
             decant_dot_v1_dot_decant__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Load(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/decant.v1.Models/Load',
+            decant_dot_v1_dot_decant__pb2.LoadModelRequest.SerializeToString,
+            decant_dot_v1_dot_decant__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/decant.v1.Models/Unload',
+            decant_dot_v1_dot_decant__pb2.UnloadModelRequest.SerializeToString,
+            decant_dot_v1_dot_decant__pb2.UnloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,81 @@
+"""`decant train`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .loading import waiting
+from .options import Debug, Device
+from .output import say
+from .problem import require_paths
+from .progress import progress_bar
+from .quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    from ...embedder.training.run import Progress
+
+NAME = "train"
+SHORT_HELP = "Train an encoder as a recipe says; an interrupted run continues by itself."
+
+
+def command(
+    recipes: Annotated[
+        list[Path], typer.Argument(metavar="RECIPE...", help="YAML files, or folders whose *.yaml run in order.")
+    ],
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="Where results go. Default: runs/NAME of the recipe.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of every recipe, such as steps=50; repeatable."),
+    ] = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Train an encoder as a recipe says; an interrupted run continues by itself.
+
+    The run folder gets checkpoints, loss.csv, loss.png (drawn anew at each checkpoint) and, at the end, the encoder in
+    model/. Run the same command again after an interruption: it goes on from the last checkpoint and gives what an
+    undisturbed run gives. Recipes, data and names of prompts are checked before the first step.
+    """
+    require_paths(recipes)
+    folder = run or Path("runs") / _name(recipes[0])
+    with waiting("reading"):
+        # Recipes are checked before torch is loaded, which takes seconds.
+        from ...embedder.training.recipe import read_recipes
+
+        read = read_recipes(recipes, changes or [])
+        from ...embedder.training.steps import Run, do_recipes
+
+        if not debug:
+            quiet_transformers()
+    log = logging.getLogger("decant.embedder.training")
+    handler = _Lines()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        with progress_bar("training") as advance:
+
+            def report(now: Progress) -> None:
+                advance(now.step, now.steps, f"loss {now.loss:.4f}, {now.tokens_per_second:,.0f} tokens/s")
+
+            do_recipes(read, Run(folder, device=device, report=report))
+    finally:
+        log.removeHandler(handler)
+    say(f"results are in {folder}", style="green")
+
+
+class _Lines(logging.Handler):
+    """Shows what the training logs as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+def _name(path: Path) -> str:
+    whole = path.resolve()
+    return whole.name if whole.is_dir() else whole.stem
