@@ -9,30 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...kernels.attention import PackedLayout
 from .objective import Targets
+from .packed_texts import PackedTexts
 from .pairs import PairSet
 from .ragged import Ragged
 from .teacher import TeacherVectors
-
-
-@dataclass(frozen=True)
-class PackedTexts:
-    """Texts end to end, longest first, so that equal lengths are neighbours.
-
-    Attributes:
-        input_ids: (total_tokens,) int64.
-        lengths: tokens of each text, in packed order.
-        restore: (texts,) int64; `vectors[restore]` brings per-text rows back into the order that was asked for.
-    """
-
-    input_ids: Tensor
-    lengths: list[int]
-    restore: Tensor
-
-    def layout(self, *, causal: bool) -> PackedLayout:
-        """Where each text lies."""
-        return PackedLayout.from_lengths(self.lengths, causal=causal)
 
 
 @dataclass(frozen=True)
@@ -108,13 +89,7 @@ class PairBatches:
 
 def pack(texts: Ragged, rows: NDArray[np.int64], limit: int) -> PackedTexts:
     """Packs the chosen rows, each cut to `limit` tokens."""
-    pieces = [texts[int(row)][:limit] for row in rows]
-    lengths = np.asarray([len(piece) for piece in pieces])
-    order = np.argsort(-lengths, kind="stable")
-    restore = np.empty_like(order)
-    restore[order] = np.arange(len(order))
-    values = np.concatenate([pieces[i] for i in order]).astype(np.int64)
-    return PackedTexts(torch.from_numpy(values), lengths[order].tolist(), torch.from_numpy(restore))
+    return PackedTexts.of([texts[int(row)][:limit] for row in rows])
 
 
 def _by_source(places: NDArray[np.int64], sources: NDArray[np.int16]) -> list[NDArray[np.int64]]:

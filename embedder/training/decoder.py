@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ...kernels.attention import register
-from .batches import PackedTexts
+from .packed_texts import PackedTexts
 from .recipe import LmRecipe
 
 # Far below the token vectors (mean square about 1), far above the 1e-4 that proves that attention looks both ways.

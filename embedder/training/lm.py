@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from .batches import PackedTexts, pack
+from .batches import pack
 from .decoder import next_token_loss
+from .packed_texts import PackedTexts
 from .pairs import PairSet
 from .recipe import LmRecipe
 from .run import Schedule, StepResult, train

@@ -1,20 +1,20 @@
-"""Recipes: one YAML file a step, read into a frozen dataclass; a key that the step does not know is an error."""
+"""Recipes: one YAML file a step or training, read into a frozen dataclass; an unknown key is an error.
+
+A file that names no `step` is a training of one model (`training_recipe.TrainRecipe`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import types
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, get_args
 
 import yaml
 
-from ..errors import DecantError
-
-
-class RecipeError(DecantError):
-    """A recipe that names an unknown step or key, or gives a value of the wrong kind."""
+from .settings import RecipeError, build
+from .training_recipe import TrainRecipe
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,54 @@ class ExportRecipe:
     dtype: str = "float16"
 
 
-Recipe = TokenizerRecipe | PairsRecipe | TeacherRecipe | TokenTableRecipe | LmRecipe | ContrastiveRecipe | ExportRecipe
+Recipe = (
+    TokenizerRecipe
+    | PairsRecipe
+    | TeacherRecipe
+    | TokenTableRecipe
+    | LmRecipe
+    | ContrastiveRecipe
+    | ExportRecipe
+    | TrainRecipe
+)
 STEPS: dict[str, type[Recipe]] = {recipe.step: recipe for recipe in get_args(Recipe)}
 
 
-def read_recipe(path: Path) -> Recipe:
+@dataclass(frozen=True)
+class NamedRecipe:
+    """A recipe and what its result folder is called; `.` is the run folder itself."""
+
+    recipe: Recipe
+    folder: str
+
+
+def read_recipes(paths: Sequence[Path], changes: Sequence[str] = ()) -> list[NamedRecipe]:
+    """Reads recipe files in the order given; a folder stands for its *.yaml in the order of their names.
+
+    One training alone has the run folder to itself; of several recipes, a training's folder is named like its file.
+
+    Args:
+        paths: files and folders.
+        changes: `key=value` for every recipe, the value in YAML; dots go deeper (`lora.rank=8`).
+
+    Raises:
+        RecipeError: as `read_recipe`, or a folder holds no recipe.
+    """
+    files: list[Path] = []
+    for path in paths:
+        found = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+        if not found:
+            raise RecipeError(f"{path} holds no *.yaml recipe")
+        files += found
+    recipes = [read_recipe(file, changes) for file in files]
+    alone = len(files) == 1
+    return [
+        NamedRecipe(recipe, ("." if alone else file.stem) if isinstance(recipe, TrainRecipe) else recipe.step)
+        for file, recipe in zip(files, recipes, strict=True)
+    ]
+
+
+def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Reads one recipe file.
 
     Raises:
@@ -149,46 +192,27 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, yaml.YAMLError) as error:
         raise RecipeError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(raw, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, with a 'step' among them")
+        raise RecipeError(f"{path}: a recipe is a mapping of keys to values")
     values: dict[str, Any] = dict(raw)
-    step = values.pop("step", None)
+    for change in changes:
+        _change(values, change)
+    step = values.pop("step", TrainRecipe.step)
     if step not in STEPS:
         raise RecipeError(f"{path}: step {step!r} is unknown; choose one of {', '.join(STEPS)}")
-    return build_recipe(STEPS[step], values, str(path))
+    return build(STEPS[step], values, str(path))
 
 
-def build_recipe(kind: type[Recipe], values: dict[str, Any], where: str) -> Recipe:
-    """Builds a recipe from plain values, refusing unknown keys and wrong kinds.
-
-    Raises:
-        RecipeError: see above; the message starts with `where`.
-    """
-    hints = {f.name: get_type_hints(kind)[f.name] for f in dataclasses.fields(kind)}
-    for key, value in values.items():
-        if key not in hints:
-            raise RecipeError(f"{where}: {kind.step} has no key {key!r}; known keys are {', '.join(hints)}")
-        if not _fits(value, hints[key]):
-            raise RecipeError(f"{where}: {key} must be {_spelled(hints[key])}, not {value!r}")
-    return kind(**values)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, option) for option in get_args(hint))
-    if origin is list:
-        return isinstance(value, list) and all(_fits(item, get_args(hint)[0]) for item in value)
-    if origin is dict:
-        key_hint, value_hint = get_args(hint)
-        return isinstance(value, dict) and all(
-            _fits(key, key_hint) and _fits(item, value_hint) for key, item in value.items()
-        )
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _spelled(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint)
+def _change(values: dict[str, Any], change: str) -> None:
+    """Puts `key=value` into nested mappings; a number steps into a list (`objectives.0.weight=2`)."""
+    key, equals, text = change.partition("=")
+    try:
+        value = yaml.safe_load(text)
+        if not equals or not key:
+            raise ValueError("no '='")
+        place: Any = values
+        *path, last = key.split(".")
+        for part in path:
+            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+        place[int(last) if isinstance(place, list) else last] = value
+    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise RecipeError(f"cannot apply {change!r}: write KEY=VALUE with a key of the recipe ({error})") from None

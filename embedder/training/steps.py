@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +17,34 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ...kernels.attention import register
-from .batches import PackedTexts, pack
+from .batches import pack
 from .contrastive import convert, temper, train_contrastive
 from .decoder import build_decoder, mean_vectors
 from .dev import Encode, dev_scores, dev_sets
 from .export import export_encoder
 from .lm import train_lm
+from .model_training import train_model
+from .packed_texts import PackedTexts
 from .pairs import PairSet, build_pairs
 from .ragged import Ragged
 from .recipe import (
     ContrastiveRecipe,
     ExportRecipe,
     LmRecipe,
+    NamedRecipe,
     PairsRecipe,
     Recipe,
-    RecipeError,
     TeacherRecipe,
     TokenizerRecipe,
     TokenTableRecipe,
 )
-from .sources import DataError
+from .run import Progress
+from .settings import RecipeError
+from .sources import DataError, data_root
 from .teacher import MiniLmTeacher, Teacher, TeacherVectors, embed_pairs
 from .token_table import TableEncoder, TokenTable, initial_table, train_table
 from .tokenizer import MASK, train_tokenizer, training_texts
+from .training_recipe import TrainRecipe
 
 log = logging.getLogger(__name__)
 
@@ -52,30 +57,39 @@ class Run:
     """One run of a recipe folder: where the data is, where results go, who teaches.
 
     Attributes:
-        data: folder with pairs/, text/ and beir/.
         folder: gets one folder a step.
+        data: folder with pairs/, text/ and beir/; None for the one of `sources.data_root`.
         teacher: makes a teacher that reads at most so many tokens.
+        device: torch device of trainings; None for the best one here.
+        report: called after every step of a training.
     """
 
-    data: Path
     folder: Path
+    data: Path | None = None
     teacher: TeacherFactory = MiniLmTeacher
+    device: str | None = None
+    report: Callable[[Progress], None] | None = None
 
-    def do(self, recipe: Recipe) -> bool:
+    def do(self, recipe: Recipe, name: str | None = None) -> bool:
         """Does a step, or continues it where it was interrupted; False if it was finished before.
+
+        Args:
+            recipe: the step.
+            name: of its folder in the run folder, `.` for the run folder itself; None for the step's own name.
 
         Raises:
             RecipeError: the step was begun with other settings.
             DataError: the step needs the result of one that has not been run.
         """
-        folder = self.folder / recipe.step
+        name = name or recipe.step
+        folder = self.folder / name
         if self._finished(folder, recipe):
-            log.info("%s: finished before", recipe.step)
+            log.info("%s: finished before", name)
             return False
         began = time.perf_counter()
         self._perform(recipe, folder)
         (folder / "finished.json").write_text(json.dumps({"seconds_of_last_start": time.perf_counter() - began}))
-        log.info("%s: finished in %.0f s", recipe.step, time.perf_counter() - began)
+        log.info("%s: finished in %.0f s", name, time.perf_counter() - began)
         return True
 
     def _finished(self, folder: Path, recipe: Recipe) -> bool:
@@ -89,11 +103,14 @@ class Run:
 
     def _perform(self, recipe: Recipe, folder: Path) -> None:
         match recipe:
+            case TrainRecipe():
+                variables = {"RUN": str(self.folder)}
+                train_model(recipe, folder, variables=variables, device=self.device, report=self.report)
             case TokenizerRecipe():
-                texts = training_texts(self.data, recipe.sources, recipe.seed)
+                texts = training_texts(self._data(), recipe.sources, recipe.seed)
                 train_tokenizer(texts, recipe).save_pretrained(folder)
             case PairsRecipe():
-                build_pairs(self.data, self._tokenizer(), recipe, folder)
+                build_pairs(self._data(), self._tokenizer(), recipe, folder)
             case TeacherRecipe():
                 embed_pairs(self._result("pairs"), recipe, folder, self.teacher(recipe.max_tokens))
             case TokenTableRecipe():
@@ -135,6 +152,9 @@ class Run:
         model.save_pretrained(folder / "model")
         _write_dev_scores(pairs, lambda texts: mean_vectors(model, texts), folder)
 
+    def _data(self) -> Path:
+        return self.data or data_root()
+
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(self._result("tokenizer"))
 
@@ -151,6 +171,12 @@ class Run:
 
     def _setting(self, step: str, key: str) -> Any:
         return json.loads((self._result(step) / "recipe.json").read_text())[key]
+
+
+def do_recipes(recipes: Sequence[NamedRecipe], run: Run) -> None:
+    """Does recipes in their order; errors as of `Run.do`."""
+    for one in recipes:
+        run.do(one.recipe, one.folder)
 
 
 def encode_with(forward: Callable[[PackedTexts], Tensor], limit: int = 128, texts_a_batch: int = 256) -> Encode:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from .batches import BatchPlan, PackedTexts, PairBatches
+from .batches import BatchPlan, PairBatches
 from .objective import Objective
+from .packed_texts import PackedTexts
 from .pairs import PairSet
 from .recipe import TokenTableRecipe
 from .run import Schedule, StepResult, train

@@ -93,7 +93,7 @@ def finished_run(data_folder, teacher, recipes, tmp_path_factory):
     """Every step run once, up to the contrastive one."""
     from decant.embedder.training.steps import Run
 
-    run = Run(data_folder, tmp_path_factory.mktemp("run"), lambda max_tokens: teacher)
+    run = Run(tmp_path_factory.mktemp("run"), data_folder, lambda max_tokens: teacher)
     for recipe in recipes.values():
         assert run.do(recipe)
     return run

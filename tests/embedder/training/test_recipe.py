@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from decant.embedder.training.__main__ import main, recipe_files
-from decant.embedder.training.recipe import STEPS, RecipeError, TokenTableRecipe, read_recipe
+from decant.embedder.training.recipe import STEPS, TokenTableRecipe, read_recipe, read_recipes
+from decant.embedder.training.settings import RecipeError
+from decant.service.cli.app import app
 
 ROOT = Path(__file__).parents[3]
 
@@ -15,8 +17,8 @@ def recipe(tmp_path, text):
 
 
 def test_shipped_recipes_are_valid_and_in_step_order():
-    files = recipe_files([ROOT / "recipes" / "decant-mini"])
-    assert [read_recipe(file).step for file in files] == list(STEPS)
+    found = read_recipes([ROOT / "recipes" / "decant-mini"])
+    assert [one.folder for one in found] == [step for step in STEPS if step != "train"]
 
 
 def test_values_replace_defaults(tmp_path):
@@ -24,18 +26,37 @@ def test_values_replace_defaults(tmp_path):
     assert found == TokenTableRecipe(steps=7, learning_rate=1)
 
 
+TEXTS = "data: {text: {kind: texts, files: [a.jsonl]}}\n"
+MNTP = "model: base\nobjectives: [{kind: mntp}]\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("step: token-table\nlearning_rte: 0.1\n", "no key 'learning_rte'"),
+        ("step: token-table\nlearning_rte: 0.1\n", "learning_rte is unknown; known keys are seed"),
         ("step: token-tabel\n", "step 'token-tabel' is unknown"),
-        ("steps: 3\n", "step None is unknown"),
         ("step: lm\nsteps: many\n", "steps must be int, not 'many'"),
         ("step: lm\nsteps: true\n", "steps must be int, not True"),
-        ("step: contrastive\ndims: [384, x]\n", r"dims must be list\[int\]"),
-        ("step: pairs\nsources: [a]\n", r"sources must be dict\[str, int\]"),
+        ("step: contrastive\ndims: [384, x]\n", r"dims\[1\] must be int, not 'x'"),
+        ("step: pairs\nsources: [a]\n", "sources must be dict"),
         ("- step\n", "a recipe is a mapping"),
         ("step: [\n", "cannot be read as YAML"),
+        ("steps: 3\n", "model: name one, or describe a `decoder`"),
+        ("model: base\n", "objectives: there is none; choose from clm, mntp"),
+        (MNTP, r"objectives\[0\]: mntp takes texts, and no data set holds them"),
+        (TEXTS + "model: base\nobjectives: [{kind: mtnp}]\n", r"objectives\[0\].kind 'mtnp' is unknown; choose one of"),
+        (TEXTS + "model: base\nobjectives: [{kind: mntp, mask_shar: 1}]\n", r"objectives\[0\].mask_shar is unknown"),
+        (TEXTS + "model: base\nobjectives: [{kind: mntp, mask_token: x}]\n", "must be one of blank, mask, eos, add"),
+        (TEXTS + "model: base\nobjectives: [{kind: distil, data: [text]}]\n", r"objectives\[0\].teacher is missing"),
+        (
+            TEXTS + "model: base\nobjectives: [{kind: splade, data: [text]}]\n",
+            "splade takes pairs, and 'text' holds texts",
+        ),
+        (TEXTS + "model: base\nobjectives: [{kind: mntp, data: [txt]}]\n", "'txt' is not among the data sets text"),
+        (TEXTS + MNTP + "lora: {rnk: 4}\n", "lora.rnk is unknown"),
+        (TEXTS + MNTP + "dtype: float16\n", "dtype must be one of float32, bfloat16, not 'float16'"),
+        (TEXTS + MNTP + "data: {text: {files: [a], kind: txt}}\n", "data.text.kind must be one of pairs, texts"),
+        (TEXTS + MNTP + "steps: 0\n", "steps must be at least 1"),
     ],
 )
 def test_a_wrong_recipe_is_one_line_that_names_the_fault(tmp_path, text, message):
@@ -44,8 +65,32 @@ def test_a_wrong_recipe_is_one_line_that_names_the_fault(tmp_path, text, message
     assert "\n" not in str(error.value)
 
 
-def test_command_line_reports_a_wrong_recipe_before_anything_runs(tmp_path, capsys):
-    status = main([str(recipe(tmp_path, "step: lm\nstep_count: 1\n")), "--run", str(tmp_path / "run")])
-    assert status == 2
-    assert "no key 'step_count'" in capsys.readouterr().err
+def test_changes_reach_into_the_recipe(tmp_path):
+    file = recipe(tmp_path, TEXTS + MNTP)
+    changes = ["steps=7", "lora.rank=4", "objectives.0.mask_token=mask", "encoder={pooling: last}"]
+    found = read_recipe(file, changes)
+    assert (found.steps, found.lora.rank, found.objectives[0].mask_token) == (7, 4, "mask")
+    assert found.encoder == {"pooling": "last"}
+    for wrong, message in (
+        ("steps", "write KEY=VALUE"),
+        ("stps=1", "stps is unknown"),
+        ("objectives.3.weight=1", "list"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            read_recipe(file, [wrong])
+
+
+def test_a_training_s_folder_is_named_like_its_file_unless_it_is_alone(tmp_path):
+    file = recipe(tmp_path, TEXTS + MNTP)
+    other = file.with_name("two.yaml")
+    other.write_text(file.read_text())
+    assert [one.folder for one in read_recipes([file])] == ["."]
+    assert [one.folder for one in read_recipes([tmp_path])] == ["one", "two"]
+
+
+def test_the_command_line_reports_a_wrong_recipe_before_anything_runs(tmp_path):
+    file = recipe(tmp_path, "step: lm\nstep_count: 1\n")
+    result = CliRunner().invoke(app, ["train", str(file), "--run", str(tmp_path / "run")], prog_name="decant")
+    assert result.exit_code == 1
+    assert "step_count is unknown" in result.stderr.replace("\n", " ")
     assert not (tmp_path / "run").exists()

@@ -12,8 +12,9 @@ from decant.embedder.training.decoder import build_decoder, mean_vectors, next_t
 from decant.embedder.training.export import export_encoder
 from decant.embedder.training.pairs import PairSet
 from decant.embedder.training.ragged import Ragged
-from decant.embedder.training.recipe import ExportRecipe, RecipeError
+from decant.embedder.training.recipe import ExportRecipe
 from decant.embedder.training.run import Schedule, StepResult, train
+from decant.embedder.training.settings import RecipeError
 from decant.embedder.training.sources import DataError
 from decant.embedder.training.steps import Run
 from decant.embedder.training.token_table import TableEncoder, TokenTable
@@ -38,7 +39,7 @@ def test_other_settings_are_refused(finished_run, recipes):
 
 def test_a_step_without_its_input_is_refused(data_folder, recipes, tmp_path):
     with pytest.raises(DataError, match="holds no finished token-table step"):
-        Run(data_folder, tmp_path).do(recipes["lm"])
+        Run(tmp_path, data_folder).do(recipes["lm"])
 
 
 def test_no_training_text_holds_test_text(data_folder, finished_run):
@@ -75,7 +76,7 @@ class Stop(Exception):
 
 def logged(folder):
     """(step, loss) of each line of a step's log."""
-    return [line.split(",")[:2] for line in (folder / "loss.csv").read_text().splitlines()]
+    return [line.split(",")[:2] for line in (folder / "loss.csv").read_text().splitlines()[1:]]
 
 
 def test_a_killed_and_continued_run_equals_an_undisturbed_one(tmp_path):
@@ -102,7 +103,7 @@ def test_a_killed_and_continued_run_equals_an_undisturbed_one(tmp_path):
 
 
 def test_a_continued_step_equals_the_finished_one(data_folder, teacher, recipes, finished_run, tmp_path, monkeypatch):
-    run = Run(data_folder, tmp_path, lambda max_tokens: teacher)
+    run = Run(tmp_path, data_folder, lambda max_tokens: teacher)
     for name in ("tokenizer", "pairs", "teacher", "token-table", "lm"):
         (tmp_path / name).symlink_to(finished_run.folder / name)
     from decant.embedder.training import contrastive

@@ -1,0 +1,86 @@
+"""MAGNET's hybrid attention (arXiv 2501.08648) on a packed batch: context sees all context, a span reads forward.
+
+The packed kernels know two masks, everything and nothing-ahead; this third one is needed in training only, so it is an
+attention implementation of its own, which passes every other batch on to theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from ...kernels.attention import PackedLayout, register
+
+HYBRID_ATTENTION = "decant_hybrid"
+
+
+@dataclass(frozen=True)
+class HybridLayout(PackedLayout):
+    """A packed layout whose tokens see what `visible` says.
+
+    Attributes:
+        visible: one (count, length, length) bool a run, True where a token (row) sees another.
+    """
+
+    visible: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, layout: PackedLayout, spans: Tensor) -> HybridLayout:
+        """Builds the mask of each run from `spans`, (total_tokens,) int: 0 in the context, else the span's number."""
+        masks: list[Tensor] = []
+        for start, count, length in layout.runs:
+            masks.append(visible(spans[start : start + count * length].view(count, length)))
+        return cls(layout.cu_seqlens, layout.max_seqlen, layout.runs, False, None, tuple(masks))
+
+
+def visible(spans: Tensor) -> Tensor:
+    """(count, length, length) bool, from span numbers (count, length).
+
+    Context sees all context and no span. A span's token sees all context, itself, and what precedes it in its span.
+    """
+    length = spans.shape[1]
+    before = torch.ones(length, length, dtype=torch.bool, device=spans.device).tril()
+    same = (spans[:, :, None] == spans[:, None, :]) & (spans > 0)[:, :, None]
+    return (spans == 0)[:, None, :] | (same & before)
+
+
+def register_hybrid() -> str:
+    """Makes the implementation known to transformers and returns its name."""
+    plain = AttentionInterface()[register()]
+
+    def forward(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **options: Any,
+    ) -> tuple[Tensor, None]:
+        packed = options.get("packed")
+        if not isinstance(packed, HybridLayout):
+            return plain(module, query, key, value, attention_mask, **options)
+        unsupported = [name for name in ("sliding_window", "softcap", "s_aux") if options.get(name) is not None]
+        if unsupported:
+            raise NotImplementedError(f"infill does not run on attention with {', '.join(unsupported)}")
+        return _attend(query[0], key[0], value[0], packed, options.get("scaling"))[None], None
+
+    AttentionInterface.register(HYBRID_ATTENTION, forward)
+    return HYBRID_ATTENTION
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, layout: HybridLayout, scale: float | None) -> Tensor:
+    """(total_tokens, heads, dim) from (heads, total_tokens, dim) and keys and values of as many or fewer heads."""
+    parts: list[Tensor] = []
+    for (start, count, length), mask in zip(layout.runs, layout.visible, strict=True):
+        stop = start + count * length
+        q, k, v = (x[:, start:stop].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value))
+        block = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask[:, None], scale=scale, enable_gqa=k.shape[1] != q.shape[1]
+        )
+        parts.append(block.transpose(1, 2).flatten(0, 1))
+    return torch.cat(parts)

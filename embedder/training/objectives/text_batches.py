@@ -1,0 +1,37 @@
+"""Pieces of running text, drawn for a step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...template import Template
+from ..data import TextData
+from ..packed_texts import PackedTexts
+from .context import Context
+
+
+class TextBatches:
+    """Draws pieces of texts, every character of the data sets equally likely to begin one."""
+
+    def __init__(self, context: Context, names: list[str], max_tokens: int) -> None:
+        """Prepare for pieces of at most `max_tokens` tokens, special ones included."""
+        self._context, self._max_tokens = context, max_tokens
+        self._sets: list[TextData] = [context.texts[name] for name in names]
+        sizes = np.asarray([float(one.ends[-1]) for one in self._sets])
+        self._shares = sizes / sizes.sum()
+        self._tokenizer = context.trainee.text_tokenizer(max_tokens)
+
+    def __call__(self, step: int, count: int) -> PackedTexts:
+        """`count` packed pieces; those that a text's end leaves with a single token are drawn again."""
+        rng = self._context.rng(step)
+        rows: list[np.ndarray] = []
+        while len(rows) < count:
+            chosen = rng.choice(len(self._sets), size=count - len(rows), p=self._shares)
+            pieces = [self._sets[i].piece(rng.random(), self._max_tokens) for i in chosen]
+            rows += [ids for ids in self._tokenizer(pieces, Template()).ids if len(ids) > 2]
+        return PackedTexts.of(rows).to(self._context.trainee.device)
+
+
+def texts_a_step(batch_tokens: int, max_tokens: int) -> int:
+    """How many pieces fill a step's token budget."""
+    return max(1, batch_tokens // max_tokens)
