@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from decant.embedder import Encoder, EncoderSpec, VerificationError, backbone, head, saving
-from decant.embedder.spec import Attention
+from decant.embedder.spec import Attention, RouterSpec
 from decant.embedder.tokenization import TextTokenizer, TokenizedTexts
 from decant.embedder.verify import LEAK, future_leak, neighbour_leak, reference_parity, verify_encoder
 from decant.kernels.attention import PackedLayout, interface
@@ -31,12 +31,12 @@ def _failed(encoder: Encoder) -> set[str]:
 
 def _patch_attention(patch: Patch, change: Callable[[PackedLayout, dict[str, Any]], PackedLayout]) -> None:
     """Let packed attention see another layout or other options than the model asked for."""
-    honest = interface.packed_attention
+    honest = interface.attention
 
     def attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, **options: Any) -> Tensor:
         return honest(query, key, value, change(layout, options), **options)
 
-    patch.setattr(interface, "packed_attention", attention)
+    patch.setattr(interface, "attention", attention)
 
 
 def _patch_pooling(patch: Patch, change: Callable[[Tensor, PackedLayout], Tensor]) -> None:
@@ -238,9 +238,19 @@ def test_loading_refuses_it(
     assert "\n" not in str(caught.value)
 
 
+def test_llm2vec_qwen2_that_stayed_causal_is_refused(new_model: Callable[..., Path], monkeypatch: Patch) -> None:
+    """LLM2Vec's Qwen2 never replaced the causal mask, so its bidirectional models were causal without a word."""
+    folder = new_model("qwen2")
+    (folder / "llm2vec_config.json").write_text('{"pooling_mode": "mean"}')
+    assert Encoder.load(folder, dtype="float32").spec.attention is Attention.BIDIRECTIONAL
+    causal_in_both_engines(monkeypatch)
+    with pytest.raises(VerificationError, match="breaks the invariant 'future leak'"):
+        Encoder.load(folder, dtype="float32")
+
+
 def test_every_invariant_has_its_fault(encoder_of: Callable[..., Encoder]) -> None:
-    # A sparse head's faults are planted in heads/test_sparse.py.
-    names = {m.name for m in verify_encoder(encoder_of(SPEC))} - {"sparse pooling"}
+    # A sparse head's and a router's faults are planted in heads/.
+    names = {m.name for m in verify_encoder(encoder_of(SPEC))} - {"sparse pooling", "router weights"}
     assert names <= set.union(*FAULTS.values())
     for name in names - {"input order"}:
         assert {name} in FAULTS.values(), f"no fault breaks {name} alone"
@@ -254,6 +264,11 @@ HEALTHY: dict[str, tuple[EncoderSpec, str, str]] = {
     "equal-length": (EncoderSpec(max_tokens=48), "bloom", "byte-eos"),
     "counted-prompt": (replace(SPEC, prompt_span="tokens"), "mistral", "wordpiece"),
     "weighted": (EncoderSpec(pooling="weighted_mean", max_tokens=12), "olmoe", "byte"),
+    "router": (
+        EncoderSpec(attention="causal", pooling="last", max_tokens=48, router=RouterSpec("mean")),
+        "qwen3_moe",
+        "metaspace",
+    ),
     "short": (EncoderSpec(max_tokens=4), "llama", "wordpiece"),
 }
 

@@ -18,6 +18,7 @@ from decant.embedder import Encoder, EncoderSpec, InputError, ModelError, Unsupp
 from decant.embedder.calibration import measure
 from decant.embedder.router import RouterHead
 from decant.embedder.spec import RouterSpec
+from decant.embedder.verify import verify_encoder
 
 TEXTS = ["Rivers carry water from the mountains to the sea.", "short text", "a", "words and words and words " * 3]
 RAW = EncoderSpec(attention="causal", pooling="last", max_tokens=48, router=RouterSpec(normalize=False))
@@ -65,7 +66,8 @@ def test_unpooled_tokens_are_left_out(encoder_of: Callable[..., Encoder]) -> Non
     spec = replace(RAW, prompts={"query": "query: "}, include_prompt=False, router=RouterSpec("mean"))
     encoder = encoder_of(spec, "olmoe")
     with_prompt, all_pooled = (
-        routers(one, ["sea"], kind="query") for one in (encoder, encoder_of(replace(spec, include_prompt=True), "olmoe"))
+        routers(one, ["sea"], kind="query")
+        for one in (encoder, encoder_of(replace(spec, include_prompt=True), "olmoe"))
     )
     assert np.abs(with_prompt - all_pooled).max() > 1e-4
 
@@ -133,6 +135,41 @@ class TestCalibration:
             encoder_of(replace(RAW, router=None), "olmoe").calibrated(TEXTS)
         with pytest.raises(ModelError, match="has no calibration"):
             Encoder.load(encoder.path, dtype="float32", spec=replace(RAW, router=RouterSpec(calibrated=True)))
+
+
+class TestVerification:
+    @pytest.mark.parametrize("family", ["olmoe", "deepseek_v3"])
+    def test_healthy_calibrated_encoder_passes(self, family: str, encoder_of: Callable[..., Encoder]) -> None:
+        encoder = encoder_of(replace(RAW, router=RouterSpec()), family).calibrated(TEXTS)
+        assert [m for m in verify_encoder(encoder) if not m.passed] == []
+
+    def test_vectors_standardised_by_their_batch_fail(
+        self, encoder_of: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What MoEE's published code does, batches of one included."""
+        honest = RouterHead.__call__
+
+        def by_batch(self: RouterHead, *args: Any, **options: Any) -> torch.Tensor:
+            rows = honest(self, *args, **options)
+            if len(rows) == 1:  # its deviation is NaN, which they replace by 0
+                return torch.zeros_like(rows)
+            return (rows - rows.mean(0)) / (rows.std(0) + 1e-8)
+
+        encoder = encoder_of(replace(RAW, router=RouterSpec()), "olmoe")
+        monkeypatch.setattr(RouterHead, "__call__", by_batch)
+        assert {m.name for m in verify_encoder(encoder) if not m.passed} >= {"batch invariance", "router weights"}
+
+    def test_softmax_taken_twice_fails(
+        self, encoder_of: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        honest = RouterHead.__call__
+
+        def twice(self: RouterHead, heard: list[list[torch.Tensor]], *args: Any, **options: Any) -> torch.Tensor:
+            return honest(self, [[part.softmax(-1) for part in parts] for parts in heard], *args, **options)
+
+        encoder = encoder_of(RAW, "olmoe")
+        monkeypatch.setattr(RouterHead, "__call__", twice)
+        assert {m.name for m in verify_encoder(encoder) if not m.passed} == {"router weights"}
 
 
 def test_what_has_no_routers_is_refused(model_folder: Callable[..., Path]) -> None:
