@@ -15,7 +15,6 @@ from ...index import Hit
 from ..backend import Backend
 from ..caller import Caller
 from ..cli.snippet import snippet_of
-from ..errors import UnknownName
 from ..search import Query, SearchService
 from ..web.assets import PAGE, Asset, load_assets
 from ..web.corpus_map import CorpusMaps

@@ -50,22 +50,19 @@ class CorpusMaps:
             task = self._tasks[key] = asyncio.create_task(self._made(store, method))
             self._forget(key)
         try:
-            async with asyncio.timeout_at(_on_loop(caller.deadline)):
+            async with asyncio.timeout_at(caller.deadline):
                 return await asyncio.shield(task)
         except TimeoutError:
             raise DeadlineExceeded("the map is still being made: come back in a while") from None
 
     async def _made(self, store: Store, method: Method) -> bytes:
         async with self._one:
-            return await asyncio.to_thread(lambda: orjson.dumps(draw_map(store, method), option=_JSON))
+            return await asyncio.to_thread(lambda: orjson.dumps(draw_map(store, method)))
 
     def _forget(self, newest: tuple[str, int, Method]) -> None:
         done = [key for key, task in self._tasks.items() if task.done() and key != newest]
         for key in done[: max(0, len(self._tasks) - _KEPT)]:
             del self._tasks[key]
-
-
-_JSON = orjson.OPT_SERIALIZE_NUMPY
 
 
 def draw_map(store: Store, method: Method) -> dict[str, Any]:
@@ -98,8 +95,8 @@ def draw_map(store: Store, method: Method) -> dict[str, Any]:
         "explained": EXPLAINED[method],
         "version": version,
         "total": total,
-        "x": np.round(places[:, 0], 4).tolist(),
-        "y": np.round(places[:, 1], 4).tolist(),
+        "x": np.round(places[:, 0].astype(float), 4).tolist(),
+        "y": np.round(places[:, 1].astype(float), 4).tolist(),
         "doc": doc,
         "ordinal": columns["ordinal"],
         "start": columns["start_char"],
@@ -151,8 +148,3 @@ def _middle(places: NDArray[np.float32], inside: NDArray[np.bool_]) -> int:
         return -1
     away = np.abs(places[own] - np.median(places[own], axis=0)).sum(axis=1)
     return int(own[away.argmin()])
-
-
-def _on_loop(deadline: float | None) -> float | None:
-    """A deadline by `time.monotonic` as the event loop's clock has it; on Linux they are one."""
-    return deadline
