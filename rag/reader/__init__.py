@@ -1,0 +1,1 @@
+"""A reader of cached states: finds the words of a passage that answer a question."""

@@ -1,0 +1,38 @@
+"""What a training of the reader is set to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class ReaderRecipe:
+    """Train a span reader over a frozen encoder's cached states.
+
+    Attributes:
+        model: encoder folder; empty for decant-mini.
+        questions: file of questions below the data folder.
+        dev_articles: articles held out for development.
+        paragraphs: paragraphs trained on; 0 for all.
+        unanswerable: questions of other paragraphs for each own question of a paragraph.
+        max_tokens: longest paragraph trained on.
+        batch_tokens: passage tokens of a step, each question counting its passage.
+    """
+
+    step: ClassVar[str] = "reader"
+    seed: int = 0
+    model: str = ""
+    questions: str = "pairs/squad-train.jsonl.gz"
+    dev_articles: int = 22
+    paragraphs: int = 0
+    unanswerable: float = 0.2
+    width: int = 128
+    layers: int = 2
+    dropout: float = 0.2
+    max_tokens: int = 320
+    batch_tokens: int = 6_400
+    steps: int = 6_000
+    learning_rate: float = 2e-3
+    warmup_steps: int = 200
+    checkpoint_steps: int = 100
