@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -87,3 +88,9 @@ def device_class(device: torch.device) -> str:
         return "hip"
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm{major}{minor}"
+
+
+def launch(kernel: Any, programs: int, heads: int, *arguments: Any, **constants: Any) -> None:
+    """Start `programs` x `heads` programs of a Triton kernel; none at all for an empty batch, which GPUs refuse."""
+    if programs and heads:
+        kernel[(programs, heads)](*arguments, **constants)

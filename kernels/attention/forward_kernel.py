@@ -188,12 +188,12 @@ def attention_fwd_kernel(
     for first in range(begin, full, BN):
         b_acc, b_max, b_sum = _attend(
             b_q, b_acc, b_max, b_sum, p_k, p_v, s_kt, s_vt, first, end, o_q, b_begin, b_end, scale, softcap, window,
-            D, DV, BD, BDV, BN, CAUSAL, HAS_WINDOW, HAS_SOFTCAP, PRECISION, MASKED=False,
+            D, DV, BD, BDV, BN, CAUSAL, HAS_WINDOW, HAS_SOFTCAP, PRECISION, MASKED=tl.constexpr(False),
         )  # fmt: skip
     for first in range(full, end, BN):
         b_acc, b_max, b_sum = _attend(
             b_q, b_acc, b_max, b_sum, p_k, p_v, s_kt, s_vt, first, end, o_q, b_begin, b_end, scale, softcap, window,
-            D, DV, BD, BDV, BN, CAUSAL, HAS_WINDOW, HAS_SOFTCAP, PRECISION, MASKED=True,
+            D, DV, BD, BDV, BN, CAUSAL, HAS_WINDOW, HAS_SOFTCAP, PRECISION, MASKED=tl.constexpr(True),
         )  # fmt: skip
 
     m_seen = b_sum > 0.0

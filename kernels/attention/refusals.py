@@ -18,4 +18,6 @@ def refusal(query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> 
         return f"{str(query.dtype).removeprefix('torch.')} has no kernel"
     if max(query.shape[-1], value.shape[-1]) > MAX_HEAD_DIM:
         return f"head dimensions above {MAX_HEAD_DIM} have no kernel"
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        return "Triton's interpreter multiplies no bfloat16"
     return None

@@ -8,10 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..configs import lookup
-from .ragged import Ragged
+from ..configs import launch, lookup
 from .backward_kernel import attention_bwd_dkv_kernel, attention_bwd_dq_kernel
 from .forward_kernel import attention_fwd_kernel
+from .ragged import Ragged
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,18 @@ class _Attention(torch.autograd.Function):
         ragged: Ragged,
         options: AttentionOptions,
     ) -> tuple[Tensor, Tensor]:
-        query, key, value = (_dense_rows(x) for x in (query, key, value))
+        query, key, value = (dense_rows(x) for x in (query, key, value))
         heads, rows, _ = query.shape
         out = query.new_empty(rows, heads, value.shape[-1])
         lse = query.new_empty(heads, rows, dtype=torch.float32)
         config = lookup("attention_fwd", query.shape[-1], query.device)
         tiles = ragged.tiles("queries", config.blocks["BM"])
-        if len(tiles):
-            attention_fwd_kernel[(len(tiles), heads)](
-                query, key, value, out, lse, sinks, tiles, *ragged.bounds("queries"),
-                *query.stride()[:2], *key.stride()[:2], *value.stride()[:2], out.stride(0), lse.stride(0),
-                *_scalars(options), **_constants(query, key, value, options), **config.launch(),
-            )  # fmt: skip
+        launch(
+            attention_fwd_kernel, len(tiles), heads,
+            query, key, value, out, lse, sinks, tiles, *ragged.bounds("queries"),
+            *query.stride()[:2], *key.stride()[:2], *value.stride()[:2], out.stride(0), lse.stride(0),
+            *_scalars(options), **_constants(query, key, value, options), **config.launch(),
+        )  # fmt: skip
         ctx.save_for_backward(query, key, value, sinks, out, lse)
         ctx.ragged, ctx.options = ragged, options
         return out, lse
@@ -74,35 +74,48 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, sinks, out, lse = ctx.saved_tensors
-        d_out, d_lse = gradients
-        d_out = d_out.contiguous()
-        ragged, options = ctx.ragged, ctx.options
-        # What a score's probability is charged with; the log-sum-exp's own gradient enters with the other sign.
-        rowsum = (d_out.float() * out.float()).sum(-1).T
-        delta = (rowsum - d_lse).contiguous()
-        d_query = _empty_dense(query)
-        d_key, d_value = _empty_dense(key), _empty_dense(value)
-        inputs = (query, key, value, d_out, lse, delta)
-        strides = (*query.stride()[:2], *key.stride()[:2], *value.stride()[:2], d_out.stride(0), lse.stride(0))
-        constants = _constants(query, key, value, options)
-        config = lookup("attention_bwd_dq", query.shape[-1], query.device)
-        tiles = ragged.tiles("queries", config.blocks["BM"])
-        if len(tiles):
-            attention_bwd_dq_kernel[(len(tiles), query.shape[0])](
-                *inputs, d_query, tiles, *ragged.bounds("queries"), *strides, *d_query.stride()[:2],
-                *_scalars(options), **constants, **config.launch(),
-            )  # fmt: skip
-        config = lookup("attention_bwd_dkv", query.shape[-1], query.device)
-        tiles = ragged.tiles("keys", config.blocks["BN"])
-        if len(tiles):
-            attention_bwd_dkv_kernel[(len(tiles), key.shape[0])](
-                *inputs, d_key, d_value, tiles, *ragged.bounds("keys"), *strides,
-                *d_key.stride()[:2], *d_value.stride()[:2], *_scalars(options), **constants, **config.launch(),
-            )  # fmt: skip
-        d_sinks = None
-        if sinks is not None:
-            d_sinks = (-(sinks.float()[:, None] - lse).exp() * delta).sum(1).to(sinks.dtype)
-        return d_query, d_key, d_value, d_sinks, None, None
+        found = attention_gradients(query, key, value, sinks, out, lse, gradients, ctx.ragged, ctx.options)
+        return *found, None, None
+
+
+def attention_gradients(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sinks: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    gradients: tuple[Tensor, ...],
+    ragged: Ragged,
+    options: AttentionOptions,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients by query, key, value and sinks from those by `out` and `lse`; shapes as in `triton_attention`."""
+    d_out, d_lse = gradients
+    d_out = d_out.contiguous()
+    # What a score's probability is charged with; the log-sum-exp's own gradient enters with the other sign.
+    delta = ((d_out.float() * out.float()).sum(-1).T - d_lse).contiguous()
+    d_query, d_key, d_value = _empty_dense(query), _empty_dense(key), _empty_dense(value)
+    inputs = (query, key, value, d_out, lse, delta)
+    strides = (*query.stride()[:2], *key.stride()[:2], *value.stride()[:2], d_out.stride(0), lse.stride(0))
+    constants = _constants(query, key, value, options)
+    config = lookup("attention_bwd_dq", query.shape[-1], query.device)
+    tiles = ragged.tiles("queries", config.blocks["BM"])
+    launch(
+        attention_bwd_dq_kernel, len(tiles), query.shape[0],
+        *inputs, d_query, tiles, *ragged.bounds("queries"), *strides, *d_query.stride()[:2],
+        *_scalars(options), **constants, **config.launch(),
+    )  # fmt: skip
+    config = lookup("attention_bwd_dkv", query.shape[-1], query.device)
+    tiles = ragged.tiles("keys", config.blocks["BN"])
+    launch(
+        attention_bwd_dkv_kernel, len(tiles), key.shape[0],
+        *inputs, d_key, d_value, tiles, *ragged.bounds("keys"), *strides,
+        *d_key.stride()[:2], *d_value.stride()[:2], *_scalars(options), **constants, **config.launch(),
+    )  # fmt: skip
+    d_sinks = None
+    if sinks is not None:
+        d_sinks = (-(sinks.float()[:, None] - lse).exp() * delta).sum(1).to(sinks.dtype)
+    return d_query, d_key, d_value, d_sinks
 
 
 def _scalars(options: AttentionOptions) -> tuple[float, float, int]:
@@ -134,7 +147,8 @@ def precision(dtype: torch.dtype) -> str:
     return "ieee" if dtype == torch.float32 else "tf32"
 
 
-def _dense_rows(x: Tensor) -> Tensor:
+def dense_rows(x: Tensor) -> Tensor:
+    """`x` with neighbours in its last dimension side by side, as the kernels read it."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
