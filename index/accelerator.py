@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from .generations import MANIFEST, Manifest, UnusableGeneration, publish, read_manifest, verified
+from .generations import Manifest, UnusableGeneration, publish, read_manifest, verified
 from .snapshot import Snapshot
 from .topk import normalize
 
@@ -118,17 +118,8 @@ def build(root: Path, snapshot: Snapshot, fingerprint: str, kind: str) -> Manife
         np.save(folder / VECTORS_FILE, vectors)
         np.save(folder / KEYS_FILE, snapshot.keys)
 
-    facts = {"kind": kind, "rows": len(snapshot), "version": snapshot.version, "dimension": snapshot.dimension}
+    facts = {"kind": kind, "rows": len(snapshot), "version": snapshot.version, "dimension": snapshot.layout.width}
     return publish(root, snapshot.version, fingerprint, facts, write)
-
-
-def current(root: Path) -> str:
-    """A mark that changes whenever another generation is put in use; cheap enough for every query."""
-    try:
-        stat = (root / MANIFEST).stat()
-    except FileNotFoundError:
-        return "none"
-    return f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
 
 
 def load(root: Path, fingerprint: str, dimension: int) -> Accelerator | None:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
-from ..embedder.errors import ModelError
+from ..embedder.embeddings import Embeddings
 from . import chunking
 from .chunking import Chunker, ChunkSettings
 from .documents import Chunk, Document
@@ -83,28 +83,34 @@ class Batches:
         if not cuts:
             return
         texts = [self._chunker.encoder_text(cut.document.title, chunk) for cut in cuts for chunk in cut.chunks]
-        vectors = self._encode(texts)
-        ends = np.cumsum([len(cut.chunks) for cut in cuts])[:-1]
+        made = self._encode(texts)
+        ends = np.cumsum([len(cut.chunks) for cut in cuts]).tolist()
         self._store.replace(
-            [
-                IndexedDocument(cut.document, cut.content_hash, cut.chunks, own)
-                for cut, own in zip(cuts, np.split(vectors, ends), strict=True)
-            ]
+            [_indexed(cut, made, end - len(cut.chunks), end) for cut, end in zip(cuts, ends, strict=True)]
         )
         self.on_stored([cut.document.doc_id for cut in cuts])
 
-    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        parts: list[NDArray[np.float32]] = []
+    def _encode(self, texts: list[str]) -> Embeddings:
+        parts: list[Embeddings] = []
+        outputs = self._store.meta.layout.outputs
         for start in range(0, len(texts), ENCODE_CHUNKS):
-            embeddings = self._encoder.encode(part := texts[start : start + ENCODE_CHUNKS], kind="document")
-            if embeddings.dense is None:
-                raise ModelError("this model makes no dense vectors: index with one that does")
-            parts.append(embeddings.dense)
+            embeddings = self._encoder.encode(
+                part := texts[start : start + ENCODE_CHUNKS], kind="document", outputs=outputs
+            )
+            parts.append(embeddings)
             self.chunks += len(part)
             self.tokens += int(embeddings.tokens.sum())
             self.truncated += int(embeddings.truncated.sum())
             self.on_encoded((start + len(part)) / len(texts))
-        return np.concatenate(parts)
+        return Embeddings.concatenate(parts)
+
+
+def _indexed(cut: _Cut, made: Embeddings, begin: int, end: int) -> IndexedDocument:
+    """A document with its rows of what was made of the batch."""
+    assert made.dense is not None, "every store holds dense vectors"
+    sparse = None if made.sparse is None else csr_array(made.sparse[begin:end])
+    router = None if made.router is None else made.router[begin:end]
+    return IndexedDocument(cut.document, cut.content_hash, cut.chunks, made.dense[begin:end], sparse, router)
 
 
 def index_documents(

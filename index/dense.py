@@ -45,7 +45,7 @@ class DenseView:
             mask: (N,) rows that may be found, or None for all.
             exact: whether to search the accelerated rows exactly, too.
         """
-        tails = candidates(self.pool.matrix, queries, k, _allowed(self.pool_positions, mask))
+        tails = candidates(self.pool.matrix, queries, k, allowed_rows(self.pool_positions, mask))
         sealed = self._sealed_candidates(queries, k, mask, exact)
         found: list[Ranked] = []
         for row, tail in enumerate(tails):
@@ -63,7 +63,7 @@ class DenseView:
     ) -> list[NDArray[np.int64]]:
         if self.sealed is None:
             return []
-        allowed = _allowed(self.sealed_positions, mask)
+        allowed = allowed_rows(self.sealed_positions, mask)
         if exact or (allowed is not None and self.sealed.exact_is_better(k, int(allowed.sum()))):
             return list(candidates(self.sealed.vectors, queries, k, allowed))
         return self.sealed.search(queries, k, allowed)
@@ -71,7 +71,7 @@ class DenseView:
 
 def view_of(snapshot: Snapshot, sealed: Accelerator | None, previous: VectorPool | None) -> DenseView:
     """Prepare a snapshot for searching; vectors in `previous` are not read again."""
-    dimension = snapshot.dimension
+    dimension = snapshot.layout.width
     sealed_keys = np.zeros(0, np.int64) if sealed is None else sealed.keys
     pool = previous or VectorPool.empty(dimension)
     wanted = np.flatnonzero(~np.isin(snapshot.keys, sealed_keys))
@@ -82,10 +82,10 @@ def view_of(snapshot: Snapshot, sealed: Accelerator | None, previous: VectorPool
         fresh = snapshot.vectors(missing)
         normalize(fresh)
         pool = pool.extended(snapshot.keys[missing], fresh)
-    return DenseView(snapshot, pool, _places(snapshot, pool.keys), sealed, _places(snapshot, sealed_keys))
+    return DenseView(snapshot, pool, places_of(snapshot, pool.keys), sealed, places_of(snapshot, sealed_keys))
 
 
-def _places(snapshot: Snapshot, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+def places_of(snapshot: Snapshot, keys: NDArray[np.int64]) -> NDArray[np.int64]:
     """The position in the snapshot of each key, -1 where it is not there."""
     if not len(snapshot):
         return np.full(len(keys), -1, np.int64)
@@ -94,7 +94,7 @@ def _places(snapshot: Snapshot, keys: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(snapshot.keys[places] == keys, places, -1)
 
 
-def _allowed(positions: NDArray[np.int64], mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+def allowed_rows(positions: NDArray[np.int64], mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
     """Which rows live and pass the mask; None where all do."""
     allowed = positions >= 0
     if mask is not None and len(mask):

@@ -18,6 +18,7 @@ class Encoder(Protocol):
         dimension: width of a dense vector.
         tokenizer: neither truncates nor pads.
         max_tokens: longest sequence, prompt and special tokens included.
+        outputs: the representations it offers: `dense`, `sparse`, `router`.
     """
 
     @property
@@ -40,6 +41,13 @@ class Encoder(Protocol):
         """Longest sequence in tokens."""
         ...
 
-    def encode(self, texts: Sequence[str], *, kind: str = "document") -> Embeddings:
-        """Encode N texts; `dense` is (N, D) float32, rows in input order."""
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What `encode` can be asked for."""
+        ...
+
+    def encode(
+        self, texts: Sequence[str], *, kind: str = "document", outputs: Sequence[str] = ("dense",)
+    ) -> Embeddings:
+        """Encode N texts into the representations asked for, rows in input order."""
         ...

@@ -21,7 +21,9 @@ from .beir import Collection, load_collection
 from .chunking import ChunkSettings
 from .documents import Hit
 from .encoder import Encoder
-from .searcher import MODES, Searcher
+from .layout import layout_of
+from .modes import MODES, parse_mode
+from .searcher import Searcher
 from .store import Store
 
 MEASURES = (nDCG @ 10, AP, R @ 100, RR @ 10)
@@ -109,9 +111,11 @@ def evaluate_per_query(
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Scores]:
     """`evaluate`, with each query's own values."""
-    unknown = [mode for mode in modes if mode not in MODES]
-    if unknown or not modes:
-        raise InputError(f"unknown mode {', '.join(unknown) or 'none'}: choose from {', '.join(MODES)}")
+    if not modes:
+        raise InputError(f"unknown mode none: choose from {', '.join(MODES)}")
+    layout = layout_of(encoder)
+    for mode in modes:
+        parse_mode(mode, layout)
     tell = progress or (lambda _: None)
     collection = load_collection(beir_dir, split)
     results: dict[str, Scores] = {}
@@ -197,13 +201,16 @@ class _Remembering:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._queries: dict[tuple[str, ...], Embeddings] = {}
+        self._queries: dict[tuple[object, ...], Embeddings] = {}
+        self.outputs = encoder.outputs
         self.fingerprint, self.dimension = encoder.fingerprint, encoder.dimension
         self.tokenizer, self.max_tokens = encoder.tokenizer, encoder.max_tokens
 
-    def encode(self, texts: Sequence[str], *, kind: str = "document") -> Embeddings:
+    def encode(
+        self, texts: Sequence[str], *, kind: str = "document", outputs: Sequence[str] = ("dense",)
+    ) -> Embeddings:
         """Encode, or give what was given before."""
-        key = (kind, *texts)
+        key = (kind, tuple(outputs), *texts)
         if key not in self._queries:
-            self._queries[key] = self._encoder.encode(texts, kind=kind)
+            self._queries[key] = self._encoder.encode(texts, kind=kind, outputs=outputs)
         return self._queries[key]

@@ -1,37 +1,100 @@
-"""Reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009): lists merged by rank, scores ignored."""
+"""Several ranked lists into one: by reciprocal ranks, or by scores brought to one scale; each list with a weight."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .topk import Ranked, ranked
+from .errors import QueryError
+from .topk import EMPTY, Ranked, ranked
 
 RRF_K = 60
 RANK_BASE = 1
+METHODS = ("rrf", "minmax", "zscore")
 
 
-def reciprocal_rank_fusion(
-    lists: Mapping[str, Ranked], names: NDArray[np.bytes_], k: int, *, rrf_k: int = RRF_K, rank_base: int = RANK_BASE
-) -> Ranked:
-    """Merge lists into one of at most k rows, equal sums by name.
+@dataclass(frozen=True)
+class Fusion:
+    """How lists are merged.
 
-    A row's score is the sum over the lists that hold it of 1 / (rrf_k + rank), the first rank being `rank_base`.
-
-    Args:
-        lists: the lists by name, each best first.
-        names: (N,) the name of every row of the snapshot.
-        k: how many rows to keep.
+    Attributes:
+        method: `rrf`, the sum of weight / (rrf_k + rank) (Cormack, Clarke and Buettcher, SIGIR 2009), which ignores
+            scores; `minmax`, the weighted sum of scores scaled so that a list runs from 0 to 1; `zscore`, of scores
+            in standard deviations from their list's mean.
+        weights: by single mode (`dense`, `lexical`, ...); a mode that is not named weighs 1.
         rrf_k: damps the difference between neighbouring ranks.
-        rank_base: the first row's rank.
+        rank_base: the first row's rank; others count from 0.
     """
-    every = np.concatenate([found.positions for found in lists.values()])
-    shares = [1.0 / (rrf_k + rank_base + np.arange(len(found))) for found in lists.values()]
-    positions, places = np.unique(every, return_inverse=True)
-    sums = np.bincount(places, weights=np.concatenate(shares), minlength=len(positions)).astype(np.float32)
-    return ranked(positions, sums, names[positions], k)
+
+    method: str = "rrf"
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    rrf_k: int = RRF_K
+    rank_base: int = RANK_BASE
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be computed."""
+        if self.method not in METHODS:
+            raise QueryError(f"unknown fusion {self.method!r}: choose from {', '.join(METHODS)}")
+        bad = [name for name, weight in self.weights.items() if not (np.isfinite(weight) and weight >= 0)]
+        if bad:
+            raise QueryError(f"the weight of {bad[0]} is {self.weights[bad[0]]}: give a number from 0")
+        if self.rrf_k < 0 or self.rrf_k + self.rank_base < 1:
+            raise QueryError(f"rrf_k {self.rrf_k} with a first rank of {self.rank_base}: their sum must be 1 or more")
+
+    def fuse(self, lists: Mapping[str, Ranked], names: NDArray[np.bytes_], k: int) -> Ranked:
+        """Merge lists into one of at most k rows, equal sums by name.
+
+        Args:
+            lists: by single mode, each best first. A row that a list lacks gets from it what its last row gets or
+                less: nothing (`rrf`, `minmax`), or the last row's value (`zscore`).
+            names: (N,) the name of every row of the snapshot.
+            k: how many rows to keep.
+        """
+        lists = {mode: found for mode, found in lists.items() if len(found)}
+        if not lists:
+            return EMPTY
+        positions, places = np.unique(
+            np.concatenate([found.positions for found in lists.values()]), return_inverse=True
+        )
+        sums = np.zeros(len(positions))
+        begin = 0
+        for mode, found in lists.items():
+            own = places[begin : begin + len(found)]
+            begin += len(found)
+            values, rest = self._values(found)
+            column = np.full(len(positions), rest)
+            column[own] = values
+            sums += self.weights.get(mode, 1.0) * column
+        return ranked(positions, sums.astype(np.float32), names[positions], k)
+
+    def _values(self, found: Ranked) -> tuple[NDArray[np.float64], float]:
+        """What each row of a list counts, and what a row counts that is not in it."""
+        if self.method == "rrf":
+            return 1.0 / (self.rrf_k + self.rank_base + np.arange(len(found))), 0.0
+        return _SCALES[self.method](found.scores.astype(np.float64))
+
+
+DEFAULT_FUSION = Fusion()
+
+
+def _minmax(scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    low, span = scores.min(), np.ptp(scores)
+    return (scores - low) / span if span > 0 else np.ones(len(scores)), 0.0
+
+
+def _zscore(scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    spread = scores.std()
+    values = (scores - scores.mean()) / spread if spread > 0 else np.zeros(len(scores))
+    return values, float(values.min())
+
+
+_SCALES: Mapping[str, Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], float]]] = {
+    "minmax": _minmax,
+    "zscore": _zscore,
+}
 
 
 def ranks_of(lists: Mapping[str, Ranked], positions: NDArray[np.int64]) -> list[dict[str, int]]:

@@ -83,6 +83,15 @@ def sweep(root: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def current(root: Path) -> str:
+    """A mark that changes whenever another generation is put in use; cheap enough for every query."""
+    try:
+        stat = (root / MANIFEST).stat()
+    except FileNotFoundError:
+        return "none"
+    return f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
+
+
 def read_manifest(root: Path) -> Manifest | None:
     """The manifest, or None where nothing was ever built.
 

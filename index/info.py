@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from . import accelerator
+from . import accelerator, segments
 from .generations import UnusableGeneration, read_manifest, verified
 from .lexical import unindexed_rows
 from .meta import StoreMeta
+from .modes import available
+from .opening import ACCELERATORS
 from .snapshot import Snapshot
 
 
-def describe(root: Path, meta: StoreMeta, snapshot: Snapshot, table: Any, dense_folder: Path) -> dict[str, Any]:
+def describe(root: Path, meta: StoreMeta, snapshot: Snapshot, table: Any) -> dict[str, Any]:
     """Facts about a store, ready for JSON; sizes in bytes.
 
     Args:
@@ -22,20 +24,29 @@ def describe(root: Path, meta: StoreMeta, snapshot: Snapshot, table: Any, dense_
         meta: its description.
         snapshot: the version to describe.
         table: a handle on that version or a later one.
-        dense_folder: where the dense accelerator's generations are.
     """
+    sparse: dict[str, Any] = {}
+    if meta.terms:
+        sparse["sparse"] = {
+            "terms": meta.terms,
+            **segments.status(root / ACCELERATORS / "sparse", snapshot, meta.fingerprint),
+        }
     return {
         "path": str(root),
         "schema": meta.schema,
         "model": meta.model,
         "fingerprint": meta.fingerprint,
+        "model_path": meta.model_path,
         "dimension": meta.dimension,
+        **({"router": meta.router} if meta.router else {}),
+        "modes": list(available(meta.layout)),
         "created": meta.created,
         "version": snapshot.version,
         "documents": snapshot.scan([], "ordinal = 0").num_rows,
         "chunks": len(snapshot),
         "bytes": folder_bytes(root),
-        "dense": dense_status(dense_folder, snapshot, meta.fingerprint),
+        "dense": dense_status(root / ACCELERATORS / "dense", snapshot, meta.fingerprint),
+        **sparse,
         "lexical": {"scoring": "BM25, English stemming", "not_yet_indexed": unindexed_rows(table)},
     }
 

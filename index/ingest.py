@@ -155,6 +155,7 @@ class _Run:
         if self._count["added"] or self._count["changed"] or self._count["removed"]:
             self._store.optimize()
             self._store.build_accelerator()
+            self._store.seal_sparse()
         return IndexReport(
             added=self._count["added"],
             changed=self._count["changed"],

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import StoreDamaged, StoreMismatch, StoreVersionError
+from .layout import Layout
 
 META_FILE = "store.json"
 STORE_FORMAT = "decant-store"
@@ -23,6 +24,9 @@ class StoreMeta:
         dimension: width of those vectors.
         model: what a person calls the encoder; for messages only.
         created: UTC, ISO 8601.
+        terms: width of the sparse vectors, 0 for none.
+        router: width of the router vectors, 0 for none.
+        model_path: where the encoder was loaded from, so that a search needs no `--model`; empty for the default.
     """
 
     schema: int
@@ -30,6 +34,14 @@ class StoreMeta:
     dimension: int
     model: str = ""
     created: str = ""
+    terms: int = 0
+    router: int = 0
+    model_path: str = ""
+
+    @property
+    def layout(self) -> Layout:
+        """What every row holds."""
+        return Layout(self.dimension, self.terms, self.router)
 
     def require_fingerprint(self, fingerprint: str, model: str, root: Path) -> None:
         """Raise `StoreMismatch` unless the encoder is the one that made the store."""

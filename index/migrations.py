@@ -17,8 +17,19 @@ from .errors import StoreVersionError
 from .meta import META_FILE, StoreMeta, write_meta
 
 Migration = Callable[[Path], None]
-MIGRATIONS: Mapping[int, Migration] = {}
 BACKUPS = "backups"
+
+
+def _outputs_in_store_json(root: Path) -> None:
+    """Schema 2 may hold sparse and router vectors; a store of schema 1 holds neither, which is what no mention means.
+
+    Args:
+        root: the store's folder; nothing in its tables changes.
+    """
+    del root
+
+
+MIGRATIONS: Mapping[int, Migration] = {1: _outputs_in_store_json}
 
 
 def migrate(

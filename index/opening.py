@@ -11,6 +11,7 @@ import lancedb
 
 from .encoder import Encoder
 from .errors import StoreDamaged, StoreError, StoreNotFound, StoreReadOnly, StoreVersionError
+from .layout import layout_of
 from .lexical import create_text_index
 from .lock import WriterLock
 from .meta import StoreMeta, read_meta, write_meta
@@ -53,6 +54,14 @@ def model_name(encoder: Encoder) -> str:
     return Path(path).name if path else ""
 
 
+def model_path(encoder: Encoder) -> str:
+    """The folder an encoder was loaded from, absolute; empty where it has none or is the one that ships."""
+    path: Any = getattr(encoder, "path", None)
+    if path is None or Path(path).resolve().is_relative_to(Path(__file__).resolve().parents[1] / "embedder"):
+        return ""
+    return str(Path(path).resolve())
+
+
 def _create(root: Path, encoder: Encoder) -> StoreMeta:
     if root.is_dir() and any(entry.name not in (LANCE, LOCK) for entry in root.iterdir()):
         raise StoreError(f"{root} holds other files and no store: choose an empty or a new folder with --store")
@@ -70,7 +79,7 @@ def _create(root: Path, encoder: Encoder) -> StoreMeta:
             with lance_errors(root):
                 # Tables without store.json are those of a creation that was killed: nothing was ever put in.
                 shutil.rmtree(root / LANCE, ignore_errors=True)
-                table = lancedb.connect(root / LANCE).create_table(TABLE, schema=table_schema(meta.dimension))
+                table = lancedb.connect(root / LANCE).create_table(TABLE, schema=table_schema(meta.layout))
                 create_text_index(table)
                 write_meta(root, meta)
         return meta
@@ -80,7 +89,17 @@ def _create(root: Path, encoder: Encoder) -> StoreMeta:
 
 def _fresh_meta(encoder: Encoder) -> StoreMeta:
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return StoreMeta(SCHEMA_VERSION, encoder.fingerprint, encoder.dimension, model_name(encoder), created)
+    layout = layout_of(encoder)
+    return StoreMeta(
+        SCHEMA_VERSION,
+        encoder.fingerprint,
+        layout.dimension,
+        model_name(encoder),
+        created,
+        layout.terms,
+        layout.router,
+        model_path(encoder),
+    )
 
 
 def _migrate(root: Path) -> StoreMeta:

@@ -1,31 +1,37 @@
-"""How much of the exact result the accelerated one finds, and how long each takes."""
+"""How much of the exact result the accelerated one finds, and how long each takes, in any mode."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .dense import DenseView
+from ..embedder.embeddings import Embeddings
 from .errors import QueryError
-from .topk import Ranked, normalized
+from .modes import parse_mode
+from .searcher import Query, Rows, Searcher
+from .snapshot import Snapshot
+from .topk import Ranked
 
 
 @dataclass(frozen=True)
 class RecallReport:
-    """Accelerated against exact dense search, query by query on one thread of control.
+    """Accelerated against exact search, query by query on one thread of control; encoding is not timed.
 
     Attributes:
-        search: `exact` where no accelerator is in use (recall is then 1 by definition), or its kind.
+        mode: what was searched.
+        search: how, by single mode: `exact` where no accelerator is in use (recall is then 1 by definition), or its
+            kind; `full text` for lexical, which is always exact.
         recall: mean share of the exact k best that were found; a found row that scores as high as the exact k-th
             counts, because ties have no right answer.
         milliseconds: (p50, p99) of one query with the accelerator.
         exact_milliseconds: the same without it.
     """
 
+    mode: str
     search: str
     k: int
     queries: int
@@ -35,38 +41,67 @@ class RecallReport:
 
 
 def measure_recall(
-    view: DenseView, vectors: NDArray[np.float32], k: int = 10, mask: NDArray[np.bool_] | None = None
+    searcher: Searcher,
+    queries: Sequence[str],
+    *,
+    mode: str = "dense",
+    k: int = 10,
+    filter: str | None = None,
+    vectors: NDArray[np.float32] | Embeddings | None = None,
 ) -> RecallReport:
-    """Search each of (Q, D) query vectors both ways.
+    """Search for real queries with and without the accelerators; raises as `Searcher.search` does.
 
     Args:
-        view: from `Searcher.view`.
-        vectors: real queries' vectors; stored vectors as queries would flatter the accelerator.
+        searcher: of the store.
+        queries: as people ask them; the store's own texts as queries would flatter the accelerator.
+        mode: as in `Searcher.search`.
         k: results compared.
-        mask: (N,) rows that may be found, or None for all.
+        filter: as in `Searcher.search`.
+        vectors: the queries', where they are at hand, as in `Searcher.search_many`.
     """
-    if not len(vectors):
+    if not queries:
         raise QueryError("recall needs at least one query")
-    queries = normalized(vectors)
-    exact, exact_seconds = _timed(view, queries, k, mask, exact=True)
-    found, seconds = _timed(view, queries, k, mask, exact=False)
-    recalls = [_recall(mine, truth) for mine, truth in zip(found, exact, strict=True)]
-    kind = "exact" if view.sealed is None else str(view.sealed.manifest.facts["kind"])
-    return RecallReport(
-        kind, k, len(queries), float(np.mean(recalls)), _percentiles(seconds), _percentiles(exact_seconds)
-    )
+    given = searcher.representations(queries, mode, vectors)
+    how = Query(parse_mode(mode, searcher.store.meta.layout), k, filter, True, searcher.fusion, searcher.router_weight)
+
+    def run(snapshot: Snapshot) -> RecallReport:
+        exact, exact_seconds = _timed(searcher, snapshot, queries, given, how)
+        found, seconds = _timed(searcher, snapshot, queries, given, replace(how, exact=False))
+        recalls = [_recall(mine, truth) for mine, truth in zip(found, exact, strict=True)]
+        kind = ", ".join(dict.fromkeys(_kind(searcher, name) for name in how.modes))
+        return RecallReport(
+            mode, kind, k, len(queries), float(np.mean(recalls)), _percentiles(seconds), _percentiles(exact_seconds)
+        )
+
+    return searcher.store.read(run)
 
 
 def _timed(
-    view: DenseView, queries: NDArray[np.float32], k: int, mask: NDArray[np.bool_] | None, *, exact: bool
+    searcher: Searcher,
+    snapshot: Snapshot,
+    queries: Sequence[str],
+    given: dict[str, Rows],
+    how: Query,
 ) -> tuple[list[Ranked], list[float]]:
+    rows = [{name: matrix[[row]] for name, matrix in given.items()} for row in range(len(queries))]
+    searcher.ranked(snapshot, queries[:1], rows[0], how)  # the first query of a snapshot loads its vectors
     results: list[Ranked] = []
     seconds: list[float] = []
-    for row in range(len(queries)):
+    for query, own in zip(queries, rows, strict=True):
         began = time.perf_counter()
-        results += view.search(queries[row : row + 1], k, mask, exact=exact)
+        [found] = searcher.ranked(snapshot, [query], own, how)
         seconds.append(time.perf_counter() - began)
+        results.append(found.ranked)
     return results, seconds
+
+
+def _kind(searcher: Searcher, mode: str) -> str:
+    if mode == "lexical":
+        return "full text"
+    if mode == "sparse":
+        return "seismic" if searcher.views.sparse_generation.value() else "exact"
+    sealed = searcher.views.dense_generation.value()
+    return "exact" if sealed is None else str(sealed.manifest.facts["kind"])
 
 
 def _recall(mine: Ranked, truth: Ranked) -> float:

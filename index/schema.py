@@ -12,15 +12,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, vstack
 
 from .documents import Chunk, Document
 from .errors import BatchError
+from .layout import Layout
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TABLE = "chunks"
 ID_BYTES = 16
 DOCUMENT_COLUMNS = ("doc_id", "title", "path", "media", "metadata", "content_hash", "n_chunks")
@@ -33,12 +36,16 @@ class IndexedDocument:
     Attributes:
         content_hash: decides whether the document has changed; the store only compares it.
         vectors: (len(chunks), D) float32, finite.
+        sparse: (len(chunks), V) float32, finite and not negative, where the store holds sparse vectors.
+        router: (len(chunks), R) float32, finite, where the store holds router vectors.
     """
 
     document: Document
     content_hash: str
     chunks: Sequence[Chunk]
     vectors: NDArray[np.float32]
+    sparse: csr_array | None = None
+    router: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,31 +60,36 @@ class DocumentState:
     n_chunks: int
 
 
-def table_schema(dimension: int) -> pa.Schema:
+def table_schema(layout: Layout) -> pa.Schema:
     """The chunks table's columns.
 
     `key` tells one stored vector from another: 64 bits of chunk id and vector, the same on every machine. Two of a
     million rows share one with probability 3e-8; it names rows to caches and accelerators, never to a user.
+    A sparse vector is two lists, its terms in rising order and their weights.
     """
-    return pa.schema(
-        [
-            pa.field("chunk_id", pa.string(), nullable=False),
-            pa.field("key", pa.int64(), nullable=False),
-            pa.field("doc_id", pa.string(), nullable=False),
-            pa.field("ordinal", pa.int32(), nullable=False),
-            pa.field("start_char", pa.int64(), nullable=False),
-            pa.field("end_char", pa.int64(), nullable=False),
-            pa.field("text", pa.string(), nullable=False),
-            pa.field("title", pa.string(), nullable=False),
-            pa.field("path", pa.string(), nullable=False),
-            pa.field("media", pa.string(), nullable=False),
-            pa.field("metadata", pa.json_(pa.utf8())),
-            pa.field("content_hash", pa.string(), nullable=False),
-            pa.field("n_chunks", pa.int32(), nullable=False),
-            pa.field("document", pa.large_string()),
-            pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False),
-        ]
-    )
+    fields: list[pa.Field[Any]] = [
+        pa.field("chunk_id", pa.string(), nullable=False),
+        pa.field("key", pa.int64(), nullable=False),
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("ordinal", pa.int32(), nullable=False),
+        pa.field("start_char", pa.int64(), nullable=False),
+        pa.field("end_char", pa.int64(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("media", pa.string(), nullable=False),
+        pa.field("metadata", pa.json_(pa.utf8())),
+        pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("n_chunks", pa.int32(), nullable=False),
+        pa.field("document", pa.large_string()),
+        pa.field("vector", pa.list_(pa.float32(), layout.dimension), nullable=False),
+    ]
+    if layout.terms:
+        fields.append(pa.field("terms", pa.list_(pa.uint32()), nullable=False))
+        fields.append(pa.field("weights", pa.list_(pa.float32()), nullable=False))
+    if layout.router:
+        fields.append(pa.field("router", pa.list_(pa.float32(), layout.router), nullable=False))
+    return pa.schema(fields)
 
 
 def chunk_id(chunk: Chunk) -> str:
@@ -90,13 +102,16 @@ def chunk_id(chunk: Chunk) -> str:
     return digest.hexdigest()
 
 
-def vector_key(identity: str, vector: NDArray[np.float32]) -> int:
-    """Name one stored vector: signed 64 bits of the chunk's id and the vector's little-endian bytes."""
-    data = identity.encode("ascii") + np.ascontiguousarray(vector, dtype="<f4").tobytes()
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+def vector_key(identity: str, vector: NDArray[np.float32], *others: NDArray[Any]) -> int:
+    """Name what is stored of one chunk's vectors: signed 64 bits of the chunk's id and their little-endian bytes."""
+    digest = hashlib.blake2b(identity.encode("ascii"), digest_size=8)
+    digest.update(np.ascontiguousarray(vector, dtype="<f4").tobytes())
+    for other in others:
+        digest.update(other.astype(other.dtype.newbyteorder("<")).tobytes())
+    return int.from_bytes(digest.digest(), "little", signed=True)
 
 
-def rows_of(batch: Sequence[IndexedDocument], dimension: int) -> pa.Table:
+def rows_of(batch: Sequence[IndexedDocument], layout: Layout) -> pa.Table:
     """Check a batch and turn it into rows, one per chunk.
 
     Raises:
@@ -110,12 +125,10 @@ def rows_of(batch: Sequence[IndexedDocument], dimension: int) -> pa.Table:
             raise BatchError(f"{doc_id!r} occurs twice in one batch: give every document its own doc_id")
         seen.add(doc_id)
         _check_chunks(entry)
-        _check_vectors(entry, dimension)
-    schema = table_schema(dimension)
-    vectors = np.concatenate([np.asarray(e.vectors, np.float32) for e in batch] or [np.zeros((0, dimension), "f4")])
+        _check_vectors(entry, layout)
+    schema = table_schema(layout)
     try:
-        columns = _columns(batch, vectors)
-        columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dimension)
+        columns = _columns(batch, _vector_columns(batch, layout))
         columns["metadata"] = pa.ExtensionArray.from_storage(
             schema.field("metadata").type, pa.array(columns["metadata"], pa.utf8())
         )
@@ -137,13 +150,67 @@ def metadata_json(metadata: Mapping[str, object], doc_id: str) -> str:
     return json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 
-def _columns(batch: Sequence[IndexedDocument], vectors: NDArray[np.float32]) -> dict[str, object]:
+def _vector_columns(batch: Sequence[IndexedDocument], layout: Layout) -> _Vectors:
+    dense = np.concatenate(
+        [np.asarray(e.vectors, np.float32) for e in batch] or [np.zeros((0, layout.dimension), "f4")]
+    )
+    sparse, router = None, None
+    if layout.terms:
+        parts = [e.sparse for e in batch if e.sparse is not None]
+        sparse = tidy(vstack(parts, format="csr") if parts else csr_array((0, layout.terms), dtype=np.float32))
+    if layout.router:
+        parts = [np.asarray(e.router, np.float32) for e in batch if e.router is not None]
+        router = np.concatenate(parts or [np.zeros((0, layout.router), "f4")])
+    return _Vectors(dense, sparse, router)
+
+
+def tidy(rows: Any) -> csr_array:
+    """Sparse rows in the one form that is stored: float32, terms rising, no term twice, no zero."""
+    clean = csr_array(rows, dtype=np.float32, copy=True)
+    clean.sum_duplicates()
+    clean.eliminate_zeros()
+    return clean
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """All representations of a batch's chunks, (n, ...) each."""
+
+    dense: NDArray[np.float32]
+    sparse: csr_array | None
+    router: NDArray[np.float32] | None
+
+    def key(self, row: int, identity: str) -> int:
+        others: list[NDArray[Any]] = []
+        if self.sparse is not None:
+            begin, end = self.sparse.indptr[row], self.sparse.indptr[row + 1]
+            others += [self.sparse.indices[begin:end].astype("<u4"), self.sparse.data[begin:end].astype("<f4")]
+        if self.router is not None:
+            others.append(self.router[row])
+        return vector_key(identity, self.dense[row], *others)
+
+    def columns(self) -> dict[str, object]:
+        found: dict[str, object] = {"vector": _fixed(self.dense)}
+        if self.sparse is not None:
+            offsets = pa.array(self.sparse.indptr.astype(np.int32))
+            found["terms"] = pa.ListArray.from_arrays(offsets, pa.array(self.sparse.indices.astype(np.uint32)))
+            found["weights"] = pa.ListArray.from_arrays(offsets, pa.array(self.sparse.data.astype(np.float32)))
+        if self.router is not None:
+            found["router"] = _fixed(self.router)
+        return found
+
+
+def _fixed(matrix: NDArray[np.float32]) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+
+
+def _columns(batch: Sequence[IndexedDocument], vectors: _Vectors) -> dict[str, object]:
     pairs = [(entry, chunk) for entry in batch for chunk in entry.chunks]
     ids = [chunk_id(chunk) for _, chunk in pairs]
     metadata = {id(e): metadata_json(e.document.metadata, e.document.doc_id) for e in batch}
     return {
         "chunk_id": ids,
-        "key": [vector_key(name, vector) for name, vector in zip(ids, vectors, strict=True)],
+        "key": [vectors.key(row, name) for row, name in enumerate(ids)],
         "doc_id": [c.doc_id for _, c in pairs],
         "ordinal": [c.ordinal for _, c in pairs],
         "start_char": [c.start_char for _, c in pairs],
@@ -156,6 +223,7 @@ def _columns(batch: Sequence[IndexedDocument], vectors: NDArray[np.float32]) -> 
         "content_hash": [e.content_hash for e, _ in pairs],
         "n_chunks": [len(e.chunks) for e, _ in pairs],
         "document": [e.document.text if c.ordinal == 0 else None for e, c in pairs],
+        **vectors.columns(),
     }
 
 
@@ -175,12 +243,26 @@ def _check_chunks(entry: IndexedDocument) -> None:
             )
 
 
-def _check_vectors(entry: IndexedDocument, dimension: int) -> None:
-    doc_id, shape = entry.document.doc_id, np.shape(entry.vectors)
-    if shape != (len(entry.chunks), dimension):
-        raise BatchError(
-            f"{doc_id!r}: vectors of shape {shape}, expected {(len(entry.chunks), dimension)}: one row per chunk, "
-            "as wide as the store's model makes them"
-        )
-    if not np.isfinite(entry.vectors).all():
-        raise BatchError(f"{doc_id!r}: a vector holds NaN or infinity, so the model failed on it: nothing was stored")
+def _check_vectors(entry: IndexedDocument, layout: Layout) -> None:
+    held: dict[str, tuple[Any, int]] = {"vectors": (entry.vectors, layout.dimension)}
+    held |= {"sparse": (entry.sparse, layout.terms), "router": (entry.router, layout.router)}
+    for name, (matrix, width) in held.items():
+        if width == 0:
+            if matrix is not None:
+                raise BatchError(f"{entry.document.doc_id!r}: {name} for a store that holds none: leave it out")
+            continue
+        expected = (len(entry.chunks), width)
+        shape = () if matrix is None else matrix.shape
+        if shape != expected:
+            raise BatchError(
+                f"{entry.document.doc_id!r}: {name} of shape {shape}, expected {expected}: one row per chunk, "
+                "as wide as the store's model makes them"
+            )
+        assert matrix is not None, "of the right shape"
+        values = np.asarray(matrix.data if name == "sparse" else matrix)
+        if not np.isfinite(values).all():
+            raise BatchError(
+                f"{entry.document.doc_id!r}: {name} hold NaN or infinity, so the model failed on it: nothing was stored"
+            )
+        if name == "sparse" and len(values) and values.min() < 0:
+            raise BatchError(f"{entry.document.doc_id!r}: a sparse weight is negative: give weights from 0")

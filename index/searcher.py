@@ -1,34 +1,50 @@
-"""`Searcher`: a question in, ranked chunks out; dense, lexical, or both fused by reciprocal ranks."""
+"""`Searcher`: a question in, ranked chunks out; by one representation or several, fused, filtered and refined."""
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
-from . import accelerator
-from .dense import DenseView, view_of
+from ..embedder.embeddings import Embeddings
+from .dense import DenseView
 from .documents import Hit
 from .encoder import Encoder
 from .errors import QueryError
-from .fusion import RRF_K, ranks_of, reciprocal_rank_fusion
-from .generations import UnusableGeneration
+from .fusion import DEFAULT_FUSION, Fusion, ranks_of
+from .layout import columns
 from .lexical import search_text
+from .modes import MODES, needed, parse_mode
 from .opening import model_name
-from .recall import RecallReport, measure_recall
+from .refine import Refine, grouped, reranked, spread
+from .schema import tidy
 from .snapshot import HIT_COLUMNS, Snapshot, chunk_of, metadata_of
 from .store import Store
 from .topk import Ranked, normalized
+from .views import Views
 
-MODES = ("dense", "lexical", "hybrid")
+__all__ = ["FUSION_DEPTH", "MAX_RESULTS", "MODES", "Query", "Searcher"]
 MAX_RESULTS = 10_000
 # How deep each list is read before fusion: 100, or twice the results wanted if that is more.
 FUSION_DEPTH = 100
-_log = logging.getLogger(__name__)
+NO_REFINE = Refine()
+Rows = NDArray[np.float32] | csr_array
+
+
+@dataclass(frozen=True)
+class Query:
+    """How to search, the same for every query of a call; see `Searcher.search`."""
+
+    modes: tuple[str, ...]
+    k: int
+    filter: str | None
+    exact: bool
+    fusion: Fusion
+    router_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,40 +63,55 @@ class Searcher:
     """Searches one store with the encoder that made it. Threads may share it.
 
     Every call sees the newest commit, and all of a call sees the same one.
+
+    Attributes:
+        fusion: how lists are merged where a call does not say.
+        router_weight: alpha of mode `moee`, cos(dense) + alpha cos(router).
     """
 
-    def __init__(self, store: Store, encoder: Encoder, *, rrf_k: int = RRF_K) -> None:
+    def __init__(
+        self, store: Store, encoder: Encoder, *, fusion: Fusion | None = None, router_weight: float = 1.0
+    ) -> None:
         """Raises `StoreMismatch` if the encoder is not the store's."""
         store.meta.require_fingerprint(encoder.fingerprint, model_name(encoder), store.root)
-        self._store = store
+        self.store = store
+        self.fusion = fusion or DEFAULT_FUSION
+        self.router_weight = router_weight
         self._encoder = encoder
-        self._rrf_k = rrf_k
-        self._guard = threading.Lock()
-        self._view: DenseView | None = None
-        self._loaded = ""
-        self._sealed: accelerator.Accelerator | None = None
-        self.dense_reason = ""
+        self.views = Views(store)
 
     def search(
-        self, query: str, *, mode: str = "hybrid", k: int = 10, filter: str | None = None, exact: bool = False
+        self,
+        query: str,
+        *,
+        mode: str = "hybrid",
+        k: int = 10,
+        filter: str | None = None,
+        exact: bool = False,
+        fusion: Fusion | None = None,
+        refine: Refine = NO_REFINE,
     ) -> list[Hit]:
         """The k best chunks for a query.
 
         Args:
             query: what to look for, in plain words.
-            mode: `dense` (cosine), `lexical` (BM25) or `hybrid` (both, fused by RRF).
+            mode: `dense` (cosine), `sparse` (inner product of term weights), `lexical` (BM25), `router` and `moee`
+                (cosines of router vectors, alone or added to the dense ones), several with `+` between, or `hybrid`
+                (all that the store holds); several lists are fused.
             k: how many at most, 1 to 10,000.
             filter: conditions on fields, see `filters`; chunks that fail them are not searched.
             exact: search every vector even where an accelerator exists.
+            fusion: how lists are merged; None for the searcher's.
+            refine: what is done to the hits afterwards.
 
         Returns:
-            Hits by falling score, equal scores by chunk id.
+            Hits by falling score, equal scores by chunk id; in another order only where `refine` asks for diversity.
 
         Raises:
             QueryError: an empty query, an unknown mode, an impossible k.
             FilterError: the filter makes no sense.
         """
-        return self.search_many([query], mode=mode, k=k, filter=filter, exact=exact)[0]
+        return self.search_many([query], mode=mode, k=k, filter=filter, exact=exact, fusion=fusion, refine=refine)[0]
 
     def search_many(
         self,
@@ -90,26 +121,19 @@ class Searcher:
         k: int = 10,
         filter: str | None = None,
         exact: bool = False,
-        vectors: NDArray[np.float32] | None = None,
+        fusion: Fusion | None = None,
+        refine: Refine = NO_REFINE,
+        vectors: NDArray[np.float32] | Embeddings | None = None,
     ) -> list[list[Hit]]:
         """`search` for many queries, encoded together; results in the order of the queries.
 
-        `vectors`, (Q, D), are the queries' own where the caller has encoded them already.
+        `vectors` are the queries' own where the caller has encoded them already: (Q, D) dense ones, or `Embeddings`
+        with all that the mode needs (`modes.needed`).
         """
-        _check(queries, mode, k)
-        if mode == "lexical" or not queries:
-            vectors = None
-        elif vectors is None:
-            vectors = self._encode(queries)
-        elif len(vectors) != len(queries):
-            raise QueryError(f"{len(queries)} queries with {len(vectors)} vectors: give one each")
-        else:
-            self._check_vectors(vectors)
-
-        def run(snapshot: Snapshot) -> list[list[Hit]]:
-            return _hits(snapshot, self._find(snapshot, queries, vectors, mode, k, filter, exact))
-
-        return self._store.read(run)
+        _check(queries, k)
+        modes = parse_mode(mode, self.store.meta.layout)
+        given = self._representations(queries, modes, vectors)
+        return self._search(queries, given, modes, k, filter, exact, fusion, refine)
 
     def search_vectors(
         self, vectors: NDArray[np.float32], *, k: int = 10, filter: str | None = None, exact: bool = False
@@ -119,86 +143,151 @@ class Searcher:
         Raises:
             QueryError: vectors of another width, or with NaN or infinity.
         """
-        _check((), "dense", k)
-        self._check_vectors(vectors)
+        _check((), k)
+        self._check_dense(vectors)
+        given: dict[str, Rows] = {"dense": normalized(vectors)}
+        return self._search([""] * len(vectors), given, ("dense",), k, filter, exact, None, NO_REFINE)
 
-        def run(snapshot: Snapshot) -> list[list[Hit]]:
-            return _hits(snapshot, self._find(snapshot, (), vectors, "dense", k, filter, exact))
+    def ranked(self, snapshot: Snapshot, queries: Sequence[str], given: dict[str, Rows], how: Query) -> list[Found]:
+        """Search one snapshot and fetch no texts; `given` holds the queries' representations."""
+        depth = max(FUSION_DEPTH, 2 * how.k) if len(how.modes) > 1 else how.k
+        mask = snapshot.mask(how.filter) if how.filter is not None and how.modes != ("lexical",) else None
+        lists: dict[str, list[Ranked]] = {}
+        for mode in how.modes:
+            if mode == "lexical":
+                where = snapshot.filter_sql(how.filter) if how.filter is not None else None
+                lists[mode] = [search_text(snapshot, query, depth, where) for query in queries]
+            elif mode == "sparse":
+                sparse = given["sparse"]
+                assert isinstance(sparse, csr_array), "checked where it was taken"
+                lists[mode] = self.views.sparse(snapshot).search(sparse, depth, mask, exact=how.exact)
+            else:
+                asked, scale = self._dense_query(mode, given, how.router_weight)
+                found = self.views.dense(snapshot).search(asked, depth, mask, exact=how.exact)
+                lists[mode] = [Ranked(one.positions, one.scores * np.float32(scale)) for one in found]
+        rows = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+        if len(how.modes) == 1:
+            return [Found(row[how.modes[0]], row) for row in rows]
+        return [Found(how.fusion.fuse(row, snapshot.chunk_ids, how.k), row) for row in rows]
 
-        return self._store.read(run)
-
-    def measure_recall(self, queries: Sequence[str], *, k: int = 10, filter: str | None = None) -> RecallReport:
-        """Search densely for real queries with and without the accelerator; raises as `search` does."""
-        _check(queries, "dense", k)
-        vectors = self._encode(queries) if queries else np.zeros((0, self._store.meta.dimension), np.float32)
-
-        def run(snapshot: Snapshot) -> RecallReport:
-            mask = snapshot.mask(filter) if filter is not None else None
-            return measure_recall(self.view(snapshot), vectors, k, mask)
-
-        return self._store.read(run)
+    def representations(
+        self, queries: Sequence[str], mode: str, vectors: NDArray[np.float32] | Embeddings | None = None
+    ) -> dict[str, Rows]:
+        """What `ranked` needs of the queries in a mode; raises as `search` does."""
+        return self._representations(queries, parse_mode(mode, self.store.meta.layout), vectors)
 
     def view(self, snapshot: Snapshot) -> DenseView:
-        """The dense side of a snapshot; vectors already in memory are kept."""
-        with self._guard:
-            sealed = self._accelerator()
-            old = self._view
-            if old is None or old.snapshot is not snapshot or old.sealed is not sealed:
-                self._view = view_of(snapshot, sealed, old.pool if old else None)
-            assert self._view is not None
-            return self._view
+        """The dense side of a snapshot."""
+        return self.views.dense(snapshot)
 
-    def _find(
+    @property
+    def dense_reason(self) -> str:
+        """Why a dense accelerator that is there is not used; empty otherwise."""
+        return self.views.dense_generation.reason
+
+    @property
+    def sparse_reason(self) -> str:
+        """Why a sparse accelerator that is there is not used; empty otherwise."""
+        return self.views.sparse_generation.reason
+
+    def _search(
         self,
-        snapshot: Snapshot,
         queries: Sequence[str],
-        vectors: NDArray[np.float32] | None,
-        mode: str,
+        given: dict[str, Rows],
+        modes: tuple[str, ...],
         k: int,
         filter: str | None,
         exact: bool,
-    ) -> list[Found]:
-        depth = max(FUSION_DEPTH, 2 * k) if mode == "hybrid" else k
-        lists: dict[str, list[Ranked]] = {}
-        if vectors is not None:
-            mask = snapshot.mask(filter) if filter is not None else None
-            lists["dense"] = self.view(snapshot).search(normalized(vectors), depth, mask, exact=exact)
-        if mode != "dense":
-            where = snapshot.filter_sql(filter) if filter is not None else None
-            lists["lexical"] = [search_text(snapshot, query, depth, where) for query in queries]
-        found = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
-        if mode != "hybrid":
-            return [Found(row[mode], row) for row in found]
-        names = snapshot.chunk_ids
-        return [Found(reciprocal_rank_fusion(row, names, k, rrf_k=self._rrf_k), row) for row in found]
+        fusion: Fusion | None,
+        refine: Refine,
+    ) -> list[list[Hit]]:
+        if not queries:
+            return []
 
-    def _encode(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        vectors = self._encoder.encode(queries, kind="query").dense
+        def run(snapshot: Snapshot) -> list[list[Hit]]:
+            fetch = refine.fetch(k)
+            while True:
+                how = Query(modes, min(fetch, MAX_RESULTS), filter, exact, fusion or self.fusion, self.router_weight)
+                found = _hits(snapshot, self.ranked(snapshot, queries, given, how))
+                refined = [self._refined(snapshot, *one, k, refine) for one in zip(queries, found, strict=True)]
+                short = any(len(r) < k and len(f) >= how.k for r, f in zip(refined, found, strict=True))
+                if not short or how.k == MAX_RESULTS:
+                    return refined
+                fetch *= 4  # several chunks of one document took the places of others
+
+        return self.store.read(run)
+
+    def _refined(self, snapshot: Snapshot, query: str, hits: list[Hit], k: int, refine: Refine) -> list[Hit]:
+        if refine.reranker is not None:
+            hits = reranked(query, hits, refine.reranker)
+        if refine.per_document is not None:
+            hits = grouped(hits, refine.per_document)
+        if refine.diversity is not None:
+            hits = spread(hits, self._unit_vectors(snapshot, hits), refine.diversity, k)
+        return hits[:k]
+
+    def _unit_vectors(self, snapshot: Snapshot, hits: Sequence[Hit]) -> NDArray[np.float32]:
+        places = snapshot.places_of_chunks([hit.chunk for hit in hits])
+        return normalized(snapshot.vectors(places))
+
+    def _representations(
+        self, queries: Sequence[str], modes: tuple[str, ...], vectors: NDArray[np.float32] | Embeddings | None
+    ) -> dict[str, Rows]:
+        """The queries' dense and router rows at unit length and sparse rows, as far as the modes need them."""
+        wanted = needed(modes)
+        if not wanted or not queries:
+            return {}
         if vectors is None:
-            raise QueryError("this model makes no dense vectors: search with mode lexical")
-        self._check_vectors(vectors)
-        return vectors
+            vectors = self._encoder.encode(queries, kind="query", outputs=wanted)
+        held = vectors if isinstance(vectors, Embeddings) else None
+        if held is None and wanted != ("dense",):
+            raise QueryError(
+                f"mode {'+'.join(modes)} needs the query's {' and '.join(wanted)}: give them as Embeddings"
+            )
+        given: dict[str, Rows] = {}
+        for name in wanted:
+            rows: Any = vectors if held is None else getattr(held, name)
+            if rows is None:
+                raise QueryError(f"the query's {name} vectors are missing: ask the encoder for {', '.join(wanted)}")
+            if rows.shape[0] != len(queries):
+                raise QueryError(f"{len(queries)} queries with {rows.shape[0]} {name} vectors: give one each")
+            given[name] = self._checked(name, rows)
+        return given
 
-    def _check_vectors(self, vectors: NDArray[np.float32]) -> None:
-        width = self._store.meta.dimension
+    def _checked(self, name: str, rows: Rows) -> Rows:
+        layout = self.store.meta.layout
+        if isinstance(rows, csr_array):
+            if columns(rows) != layout.terms:
+                raise QueryError(f"query vectors of {columns(rows)} terms, this store's have {layout.terms}")
+            if not np.isfinite(np.asarray(rows.data)).all():
+                raise QueryError("a query vector holds NaN or infinity: the model failed on that query")
+            return tidy(rows)
+        if name == "dense":
+            self._check_dense(rows)
+        return normalized(rows)
+
+    def _check_dense(self, vectors: NDArray[np.float32]) -> None:
+        width = self.store.meta.dimension
         if vectors.ndim != 2 or vectors.shape[1] != width:
             raise QueryError(f"query vectors of shape {vectors.shape}, this store's have {width} dimensions")
         if not np.isfinite(vectors).all():
             raise QueryError("a query vector holds NaN or infinity: the model failed on that query")
 
-    def _accelerator(self) -> accelerator.Accelerator | None:
-        folder = self._store.dense_folder
-        mark = accelerator.current(folder)
-        if mark != self._loaded:
-            self._loaded = mark
-            try:
-                self._sealed = accelerator.load(folder, self._store.meta.fingerprint, self._store.meta.dimension)
-                self.dense_reason = ""
-            except UnusableGeneration as reason:
-                self._sealed = None
-                self.dense_reason = f"the accelerator is not used because {reason}: build it again"
-                _log.warning("%s: exact search, %s", self._store.root, self.dense_reason)
-        return self._sealed
+    def _dense_query(
+        self, mode: str, given: dict[str, Rows], router_weight: float
+    ) -> tuple[NDArray[np.float32], float]:
+        """Unit query rows for the searched vectors, and what brings their scores to the mode's scale."""
+        layout = self.store.meta.layout
+        if not layout.router:
+            return np.asarray(given["dense"]), 1.0
+        # Stored rows are two unit parts, so of length sqrt 2 before they were brought to unit length.
+        shares = {"dense": (1.0, 0.0), "router": (0.0, 1.0), "moee": (1.0, router_weight)}[mode]
+        some: Any = next(iter(given.values()))
+        parts: list[NDArray[np.float32]] = []
+        for name, share, width in zip(("dense", "router"), shares, (layout.dimension, layout.router), strict=True):
+            rows = given[name] if share else np.zeros((some.shape[0], width), np.float32)
+            parts.append(np.asarray(rows) * np.float32(share))
+        return normalized(np.hstack(parts)), float(np.sqrt(2) * np.hypot(*shares))
 
 
 def _hits(snapshot: Snapshot, results: Sequence[Found]) -> list[list[Hit]]:
@@ -220,9 +309,7 @@ def _hits(snapshot: Snapshot, results: Sequence[Found]) -> list[list[Hit]]:
     return hits
 
 
-def _check(queries: Sequence[str], mode: str, k: int) -> None:
-    if mode not in MODES:
-        raise QueryError(f"unknown mode {mode!r}: choose from {', '.join(MODES)}")
+def _check(queries: Sequence[str], k: int) -> None:
     if not 1 <= k <= MAX_RESULTS:
         raise QueryError(f"k is {k}: ask for 1 to {MAX_RESULTS:,} results")
     if any(not query.strip() for query in queries):

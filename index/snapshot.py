@@ -9,18 +9,24 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 from lancedb.query import MatchQuery
 from lancedb.table import Table
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from .documents import Chunk, Metadata
 from .errors import FilterError, StoreDamaged, StoreError
 from .filters import metadata_sql, parse_filter
+from .layout import Layout
+from .schema import chunk_id
+from .topk import normalize
 
 TAKE_ROWS = 8192
 HIT_COLUMNS = ("doc_id", "ordinal", "start_char", "end_char", "text", "title", "path", "metadata")
@@ -31,20 +37,20 @@ class Snapshot:
 
     Attributes:
         version: Lance's number of the version.
-        dimension: width of the vectors.
+        layout: what its rows hold.
         chunk_ids: (N,) bytes, 32 hex digits each.
         keys: (N,) int64, see `schema.table_schema`.
     """
 
-    def __init__(self, table: Table, version: int, root: Path) -> None:
+    def __init__(self, table: Table, version: int, root: Path, layout: Layout) -> None:
         """Pin `table`, a handle of its own, to `version`."""
         self._table = table
         self._root = root
         self.version = version
+        self.layout = layout
         with lance_errors(root):
             table.checkout(version)
             rows = self._scan(["key", "chunk_id"])
-            self.dimension = int(table.schema.field("vector").type.list_size)
         order = np.argsort(rows["_rowid"].to_numpy())
         self._row_ids = rows["_rowid"].to_numpy()[order]
         self.keys: NDArray[np.int64] = rows["key"].to_numpy()[order]
@@ -53,6 +59,10 @@ class Snapshot:
 
     def __len__(self) -> int:
         return len(self._row_ids)
+
+    @cached_property
+    def _by_name(self) -> NDArray[np.int64]:
+        return np.argsort(self.chunk_ids)
 
     def positions(self, row_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Where rows with these Lance row ids are; every id must be of this version."""
@@ -67,13 +77,30 @@ class Snapshot:
         return pa.concat_tables(parts).take(inverse)
 
     def vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The stored vectors at `positions`: (len(positions), D) float32, the caller's own."""
+        """The vectors that are searched at `positions`: (len(positions), layout.width) float32, the caller's own.
+
+        Dense ones as they were stored; with router vectors, both parts at unit length side by side, so that one inner
+        product with (a q, b r) is the sum of their cosines weighted by a and b.
+        """
         if np.array_equal(positions, np.arange(len(self))):
             return self._all_vectors()
         if 2 * len(positions) > len(self):
             return self._all_vectors()[positions]
-        rows = self.take(positions, ["vector"])["vector"]
-        return np.concatenate([np.zeros((0, self.dimension), np.float32), *map(_matrix, rows.chunks)])
+        return self._searched(self.take(positions, self._vector_columns))
+
+    def places_of_chunks(self, chunks: Sequence[Chunk]) -> NDArray[np.int64]:
+        """Positions of chunks that this snapshot holds."""
+        names = np.array([chunk_id(chunk) for chunk in chunks], "S32")
+        order = self._by_name
+        return order[np.searchsorted(self.chunk_ids, names, sorter=order)]
+
+    def sparse(self, positions: NDArray[np.int64]) -> csr_array:
+        """The stored sparse vectors at `positions`: (len(positions), V) float32 CSR, terms rising in each row."""
+        if len(positions) * 2 <= len(self):
+            return _csr(self.take(positions, ["terms", "weights"]), self.layout.terms)
+        rows = self.scan(["terms", "weights"])
+        order = np.argsort(rows["_rowid"].to_numpy())
+        return csr_array(_csr(rows, self.layout.terms)[order[positions]])
 
     def mask(self, source: str) -> NDArray[np.bool_]:
         """Which rows pass a filter: (N,) bool.
@@ -134,14 +161,29 @@ class Snapshot:
             raise StoreDamaged(f"the store at {self._root} has lost {len(row_ids) - len(found)} rows: restore a backup")
         return rows.drop_columns(["_rowid"]).take(order)
 
+    @property
+    def _vector_columns(self) -> list[str]:
+        return ["vector", "router"] if self.layout.router else ["vector"]
+
+    def _searched(self, rows: pa.Table) -> NDArray[np.float32]:
+        parts = [
+            np.concatenate([np.zeros((0, width), np.float32), *map(_matrix, rows[name].chunks)])
+            for name, width in zip(self._vector_columns, (self.layout.dimension, self.layout.router), strict=False)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        for part in parts:
+            normalize(part)
+        return np.hstack(parts)
+
     def _all_vectors(self) -> NDArray[np.float32]:
         """Every vector, read in batches so that they are never in memory twice."""
-        matrix = np.empty((len(self), self.dimension), np.float32)
+        matrix = np.empty((len(self), self.layout.width), np.float32)
         filled = 0
         with lance_errors(self._root):
-            search = self._table.search().with_row_id(True).select(["_rowid", "vector"]).limit(None)
+            search = self._table.search().with_row_id(True).select(["_rowid", *self._vector_columns]).limit(None)
             for batch in search.to_batches():
-                matrix[self.positions(batch["_rowid"].to_numpy())] = _matrix(batch["vector"])
+                matrix[self.positions(batch["_rowid"].to_numpy())] = self._searched(pa.Table.from_batches([batch]))
                 filled += batch.num_rows
         if filled != len(self):
             raise StoreDamaged(f"the store at {self._root} gave {filled:,} of {len(self):,} vectors: restore a backup")
@@ -197,3 +239,13 @@ def _match(query: str) -> MatchQuery:
 def _matrix(column: Any) -> NDArray[np.float32]:
     """A fixed-size-list array as (n, D) float32; no copy."""
     return np.asarray(column.flatten()).reshape(-1, column.type.list_size)
+
+
+def _csr(rows: pa.Table, width: int) -> csr_array:
+    """The two list columns of sparse vectors as (n, width) rows."""
+    terms, weights = rows["terms"].combine_chunks(), rows["weights"].combine_chunks()
+    compute: Any = pyarrow.compute  # its functions are made when it is imported
+    lengths = np.asarray(compute.list_value_length(terms), np.int64)
+    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    indices = np.asarray(compute.list_flatten(terms)).astype(np.int32)
+    return csr_array((np.asarray(compute.list_flatten(weights)), indices, indptr), shape=(len(lengths), width))

@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar, cast
 import lancedb
 from lancedb.table import Table
 
-from . import accelerator, generations, lexical
+from . import accelerator, generations, lexical, segments
 from .content import content_digest
 from .documents import Chunk, Document
 from .encoder import Encoder
@@ -117,7 +117,9 @@ class Store:
             while self._snapshot is None or self._snapshot.version != version:
                 try:
                     with lance_errors(self.root):
-                        self._snapshot = Snapshot(self._database.open_table(TABLE), version, self.root)
+                        self._snapshot = Snapshot(
+                            self._database.open_table(TABLE), version, self.root, self.meta.layout
+                        )
                 except StoreDamaged:
                     newest = self._version()
                     if newest == version:
@@ -167,7 +169,7 @@ class Store:
     def info(self) -> dict[str, Any]:
         """Facts for `decant info`: size, model, how each mode searches and why; checks accelerator checksums."""
         with lance_errors(self.root):
-            return self.read(lambda now: describe(self.root, self.meta, now, self._table, self.dense_folder))
+            return self.read(lambda now: describe(self.root, self.meta, now, self._table))
 
     def digest(self) -> str:
         """A hash of the content; equal for equal content, whatever the files look like."""
@@ -177,6 +179,11 @@ class Store:
     def dense_folder(self) -> Path:
         """Where the dense accelerator's generations are."""
         return self.root / ACCELERATORS / "dense"
+
+    @property
+    def sparse_folder(self) -> Path:
+        """Where the sparse accelerator's generations are."""
+        return self.root / ACCELERATORS / "sparse"
 
     # Writing
 
@@ -211,7 +218,7 @@ class Store:
             BatchError: something in the batch does not fit; nothing of it was stored.
             StoreError: the disk is full or the store damaged; nothing of the batch is visible.
         """
-        rows = rows_of(batch, self.meta.dimension)
+        rows = rows_of(batch, self.meta.layout)
         if not batch:
             return
         with self._writing():
@@ -245,6 +252,7 @@ class Store:
             # Unverified files are those of commits that never finished; the lock says none is under way.
             self._table.optimize(cleanup_older_than=max(keep, timedelta(milliseconds=1)), delete_unverified=True)
             generations.sweep(self.dense_folder)
+            generations.sweep(self.sparse_folder)
 
     def build_accelerator(self, kind: str = "auto") -> str:
         """Build the dense accelerator that suits the store's size.
@@ -269,6 +277,15 @@ class Store:
             with lance_errors(self.root):
                 accelerator.build(self.dense_folder, snapshot, self.meta.fingerprint, chosen)
             return f"{chosen}: {reason}"
+
+    def seal_sparse(self, kind: str = "auto") -> str:
+        """Seal sparse rows into segments where that pays; arguments and result as of `segments.build`."""
+        if kind not in ("auto", "seismic", "exact"):
+            raise BatchError(f"unknown sparse accelerator {kind!r}: choose auto, seismic or exact")
+        if not self.meta.terms:
+            return "no sparse vectors: this store's model makes none"
+        with self._writing():
+            return segments.build(self.sparse_folder, self.snapshot(), self.meta.fingerprint, kind)
 
     @contextmanager
     def _writing(self) -> Generator[None]:

@@ -47,12 +47,14 @@ class ByteEncoder:
 
     def __init__(self, max_tokens: int = 64, prompt: int = 3) -> None:
         self.tokenizer, self.max_tokens, self._prompt = byte_level_tokenizer(), max_tokens, prompt
-        self.fingerprint, self.dimension = "bytes", 2
+        self.fingerprint, self.dimension, self.outputs = "bytes", 2, ("dense",)
 
     def tokens(self, text: str) -> int:
         return self._prompt + len(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def encode(self, texts: list[str], *, kind: str = "document") -> Embeddings:
+    def encode(
+        self, texts: list[str], *, kind: str = "document", outputs: tuple[str, ...] = ("dense",)
+    ) -> Embeddings:
         counts = np.array([self.tokens(text) for text in texts], np.int32)
         return Embeddings(
             np.minimum(counts, self.max_tokens), counts > self.max_tokens, np.zeros((len(texts), 2), "f4")

@@ -11,6 +11,7 @@ from decant.embedder.errors import InputError
 from decant.index import evaluate as module
 from decant.index.beir import load_collection
 from decant.index.chunking import ChunkSettings
+from decant.index.errors import QueryError
 from decant.index.evaluate import Progress, evaluate, evaluate_per_query, score
 from decant.index.testing import HashEncoder
 
@@ -83,7 +84,7 @@ def test_an_index_that_is_kept_is_used_again(folder: Path, tmp_path: Path) -> No
 
 
 def test_unknown_mode_is_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match="choose from dense"):
+    with pytest.raises(QueryError, match="choose from dense"):
         evaluate(folder, HashEncoder(), modes=["fuzzy"])
 
 

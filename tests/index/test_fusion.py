@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from decant.index.fusion import RANK_BASE, RRF_K, ranks_of, reciprocal_rank_fusion
+from decant.index.fusion import RANK_BASE, RRF_K, Fusion, ranks_of
 from decant.index.topk import Ranked
 
 NAMES = np.array([f"{i:032x}" for i in range(10)], "S32")
@@ -20,7 +20,7 @@ def test_the_defaults_are_the_usual_ones():
 @pytest.mark.parametrize(("rrf_k", "rank_base"), [(60, 1), (2, 0), (0, 1)])
 def test_a_score_is_the_sum_of_reciprocal_ranks(rrf_k, rank_base):
     lists = {"dense": ranking(4, 2, 7), "lexical": ranking(2, 9)}
-    fused = reciprocal_rank_fusion(lists, NAMES, 10, rrf_k=rrf_k, rank_base=rank_base)
+    fused = Fusion(rrf_k=rrf_k, rank_base=rank_base).fuse(lists, NAMES, 10)
     scores = {4: [0], 2: [1, 0], 7: [2], 9: [1]}
     wanted = {row: sum(1 / (rrf_k + rank_base + place) for place in places) for row, places in scores.items()}
     assert dict(zip(fused.positions.tolist(), fused.scores.tolist(), strict=True)) == pytest.approx(wanted)
@@ -28,13 +28,13 @@ def test_a_score_is_the_sum_of_reciprocal_ranks(rrf_k, rank_base):
 
 
 def test_equal_sums_come_in_the_order_of_names():
-    fused = reciprocal_rank_fusion({"a": ranking(8, 1), "b": ranking(3, 5)}, NAMES, 3)
+    fused = Fusion().fuse({"a": ranking(8, 1), "b": ranking(3, 5)}, NAMES, 3)
     assert fused.positions.tolist() == [3, 8, 1]
 
 
 def test_a_row_of_only_one_list_keeps_its_place():
-    assert reciprocal_rank_fusion({"a": ranking(), "b": ranking(6, 2)}, NAMES, 5).positions.tolist() == [6, 2]
-    assert len(reciprocal_rank_fusion({"a": ranking(), "b": ranking()}, NAMES, 5)) == 0
+    assert Fusion().fuse({"a": ranking(), "b": ranking(6, 2)}, NAMES, 5).positions.tolist() == [6, 2]
+    assert len(Fusion().fuse({"a": ranking(), "b": ranking()}, NAMES, 5)) == 0
 
 
 def test_ranks_count_from_one():

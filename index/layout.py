@@ -1,0 +1,72 @@
+"""Which representations the rows of a store hold, and how wide they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.sparse import csr_array
+
+from ..embedder.embeddings import Embeddings
+from ..embedder.errors import ModelError
+from .encoder import Encoder
+
+# In the order in which an encoder is asked for them.
+OUTPUTS = ("dense", "sparse", "router")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The widths of what a row holds besides its text.
+
+    Attributes:
+        dimension: D, of the dense vector.
+        terms: V, the vocabulary of the sparse vector; 0 where the store holds none.
+        router: R, of the router vector; 0 where the store holds none.
+    """
+
+    dimension: int
+    terms: int = 0
+    router: int = 0
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What to ask the encoder for."""
+        held = {"dense": self.dimension, "sparse": self.terms, "router": self.router}
+        return tuple(name for name in OUTPUTS if held[name])
+
+    @property
+    def width(self) -> int:
+        """Width of the searched vector: the dense part and, where there is one, the router part behind it."""
+        return self.dimension + self.router
+
+
+def layout_of(encoder: Encoder) -> Layout:
+    """Everything that an encoder offers; encodes one word where a width is not known otherwise.
+
+    Raises:
+        ModelError: it makes no dense vectors.
+    """
+    offered = tuple(name for name in OUTPUTS if name in encoder.outputs)
+    if "dense" not in offered:
+        raise ModelError("this model makes no dense vectors: index with one that does")
+    if offered == ("dense",):
+        return Layout(encoder.dimension)
+    return widths(encoder.encode(["a"], kind="document", outputs=offered))
+
+
+def widths(embeddings: Embeddings) -> Layout:
+    """The layout of rows that hold these embeddings; dense ones must be there."""
+    assert embeddings.dense is not None, "asked for"
+    sparse, router = embeddings.sparse, embeddings.router
+    return Layout(
+        embeddings.dense.shape[1],
+        0 if sparse is None else columns(sparse),
+        0 if router is None else router.shape[1],
+    )
+
+
+def columns(rows: csr_array) -> int:
+    """How many columns sparse rows have; scipy's own types do not say that they have any."""
+    shape: Any = rows.shape
+    return int(shape[1])

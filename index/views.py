@@ -1,0 +1,80 @@
+"""What a `Searcher` keeps in memory between queries: the accelerators in use and the vectors they do not cover."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from . import accelerator, dense, segments, sparse
+from .accelerator import Accelerator
+from .dense import DenseView
+from .generations import UnusableGeneration, current
+from .seismic import Segment
+from .snapshot import Snapshot
+from .sparse import SparseView
+from .store import Store
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Generation(Generic[T]):
+    """The generation in use below one folder, loaded again whenever another is put in use.
+
+    Attributes:
+        reason: why one that is there is not used; empty otherwise.
+    """
+
+    def __init__(self, folder: Path, load: Callable[[], T], nothing: T) -> None:
+        self._folder, self._load, self._nothing = folder, load, nothing
+        self._mark = ""
+        self._value = nothing
+        self.reason = ""
+
+    def value(self) -> T:
+        """What is in use now, or the `nothing` given."""
+        mark = current(self._folder)
+        if mark != self._mark:
+            self._mark = mark
+            try:
+                self._value, self.reason = self._load(), ""
+            except UnusableGeneration as reason:
+                self._value = self._nothing
+                self.reason = f"the accelerator is not used because {reason}: build it again"
+                _log.warning("%s: exact search, %s", self._folder, self.reason)
+        return self._value
+
+
+class Views:
+    """The dense and the sparse side of the newest snapshot asked for. Threads may share it."""
+
+    def __init__(self, store: Store) -> None:
+        meta = store.meta
+        self._guard = threading.Lock()
+        self._dense: DenseView | None = None
+        self._sparse: SparseView | None = None
+        self.dense_generation = Generation[Accelerator | None](
+            store.dense_folder, lambda: accelerator.load(store.dense_folder, meta.fingerprint, meta.layout.width), None
+        )
+        self.sparse_generation = Generation[tuple[Segment, ...]](
+            store.sparse_folder, lambda: segments.load(store.sparse_folder, meta.fingerprint, meta.terms), ()
+        )
+
+    def dense(self, snapshot: Snapshot) -> DenseView:
+        """The dense side of a snapshot; vectors already in memory are kept."""
+        with self._guard:
+            sealed, old = self.dense_generation.value(), self._dense
+            if old is None or old.snapshot is not snapshot or old.sealed is not sealed:
+                self._dense = old = dense.view_of(snapshot, sealed, old.pool if old else None)
+            return old
+
+    def sparse(self, snapshot: Snapshot) -> SparseView:
+        """The sparse side of a snapshot; postings already in memory are kept."""
+        with self._guard:
+            sealed, old = self.sparse_generation.value(), self._sparse
+            if old is None or old.snapshot is not snapshot or old.segments is not sealed:
+                self._sparse = old = sparse.view_of(snapshot, sealed, old)
+            return old
