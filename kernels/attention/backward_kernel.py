@@ -5,7 +5,7 @@ With p = exp(s - lse) and delta = rowsum(dO * O): dV = p^T dO, dS = p * (dO V^T 
 """
 
 # Triton gives the annotations of a kernel a meaning of their own: only constants have one.
-# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportMissingParameterType=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Names: `i_` program index, `o_` offsets, `m_` mask, `p_` pointer, `b_` block in 
 """
 
 # Triton gives the annotations of a kernel a meaning of their own: only constants have one.
-# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportMissingParameterType=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -188,12 +188,12 @@ def attention_fwd_kernel(
     for first in range(begin, full, BN):
         b_acc, b_max, b_sum = _attend(
             b_q, b_acc, b_max, b_sum, p_k, p_v, s_kt, s_vt, first, end, o_q, b_begin, b_end, scale, softcap, window,
-            D, DV, BD, BDV, BN, CAUSAL, HAS_WINDOW, HAS_SOFTCAP, PRECISION, MASKED=tl.constexpr(False),
+            D, DV, BD, BDV, BN, CAUSAL, HAS_WINDOW, HAS_SOFTCAP, PRECISION, MASKED=False,
         )  # fmt: skip
     for first in range(full, end, BN):
         b_acc, b_max, b_sum = _attend(
             b_q, b_acc, b_max, b_sum, p_k, p_v, s_kt, s_vt, first, end, o_q, b_begin, b_end, scale, softcap, window,
-            D, DV, BD, BDV, BN, CAUSAL, HAS_WINDOW, HAS_SOFTCAP, PRECISION, MASKED=tl.constexpr(True),
+            D, DV, BD, BDV, BN, CAUSAL, HAS_WINDOW, HAS_SOFTCAP, PRECISION, MASKED=True,
         )  # fmt: skip
 
     m_seen = b_sum > 0.0

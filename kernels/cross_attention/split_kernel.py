@@ -7,7 +7,7 @@ block, so that grouped heads read the context once. Names as in `forward_kernel`
 """
 
 # Triton gives the annotations of a kernel a meaning of their own: only constants have one.
-# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportMissingParameterType=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
