@@ -41,7 +41,7 @@ class CrossEncoder:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self.max_tokens = int(model.max_length or model.tokenizer.model_max_length)
+        self.max_tokens = int(getattr(model, "max_seq_length", None) or model.tokenizer.model_max_length)
 
     @classmethod
     def load(cls, path: str, *, device: str | None = None) -> CrossEncoder:

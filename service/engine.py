@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from .token_states import token_states
 # For room held before a text is tokenised: English has four characters to a token, other languages fewer.
 _CHARACTERS_PER_TOKEN = 3
 # What a caller may ask for. `states` is one vector per token, for late interaction and TEI's embed_all.
-DENSE, SPARSE, STATES = "dense", "sparse", "states"
+DENSE, SPARSE, ROUTER, STATES = "dense", "sparse", "router", "states"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class EmbedOptions:
 
     Attributes:
         normalize: whether vectors get unit length; None for the model's own rule.
-        outputs: some of DENSE and SPARSE, or STATES alone.
+        outputs: some of DENSE, SPARSE and ROUTER, or STATES alone.
     """
 
     kind: str = "document"
@@ -74,6 +75,7 @@ class Encoded:
         vector: (D,) float32.
         tokens: how many were encoded, prompt and special tokens included.
         truncated: whether the text was cut.
+        router: (R,) float32.
         states: (tokens, H) float32, what the model made of each token, not normalised.
         pool_from: the first token of the text itself, behind the prompt, where the model does not pool that.
     """
@@ -82,6 +84,7 @@ class Encoded:
     tokens: int
     truncated: bool
     sparse: SparseVector | None = None
+    router: NDArray[np.float32] | None = None
     states: NDArray[np.float32] | None = None
     pool_from: int = 0
 
@@ -104,7 +107,7 @@ class EncoderEngine:
             offered = " and ".join(self.encoder.outputs)
             raise NotOffered(f"the model served here offers {offered} vectors, not {missing[0]}: convert it with one")
         if not options.outputs or (STATES in options.outputs and len(options.outputs) > 1):
-            raise InputError("ask for dense, sparse or both")
+            raise InputError("ask for dense, sparse or router vectors")
         self.encoder.spec.template(options.kind, options.instruction)
         self.encoder.head.width(options.dimensions)
 
@@ -144,32 +147,26 @@ class EncoderEngine:
     def _computed(self, tokenized: TokenizedTexts, works: Sequence[PreparedText]) -> Iterator[Encoded | Exception]:
         """Yield one result per text, all from one forward."""
         outputs, width, unit = works[0].key
-        budget = sum(work.tokens for work in works)
-        dense: NDArray[np.float32] | None = None
-        sparse: list[SparseVector] | None = None
-        states: list[NDArray[np.float32]] | None = None
+        parts: list[dict[str, Any]]
         if outputs == (STATES,):
-            states = token_states(self.encoder, tokenized.ids)
-        elif SPARSE in outputs:
-            rows, dense = self.encoder.encode_tokens_sparse(
-                tokenized, dense=DENSE in outputs, dimensions=width, batch_tokens=budget
-            )
-            sparse = sparse_vectors(rows)
+            parts = [{STATES: states} for states in token_states(self.encoder, tokenized.ids)]
         else:
-            dense = self.encoder.encode_tokens(tokenized, dimensions=width, batch_tokens=budget, normalize=unit)
-        for i, work in enumerate(works):
-            vector = _NO_VECTOR if dense is None else dense[i]
-            terms = None if sparse is None else sparse[i]
-            state = None if states is None else states[i]
-            checked = (vector, None if terms is None else terms.weights, state)
-            if all(part is None or bool(np.isfinite(part).all()) for part in checked):
-                yield Encoded(vector, work.tokens, work.truncated, terms, state, work.pool_from)
+            budget = sum(work.tokens for work in works)
+            made = self.encoder.represent(tokenized, outputs, dimensions=width, batch_tokens=budget, normalize=unit)
+            columns = {"vector": made.dense, SPARSE: _sparse_vectors(made.sparse), ROUTER: made.router}
+            present = {name: column for name, column in columns.items() if column is not None}
+            parts = [{name: column[i] for name, column in present.items()} for i in range(len(works))]
+        for work, part in zip(works, parts, strict=True):
+            numbers = [value.weights if isinstance(value, SparseVector) else value for value in part.values()]
+            if all(bool(np.isfinite(values).all()) for values in numbers):
+                vector = part.pop("vector", _NO_VECTOR)
+                yield Encoded(vector, work.tokens, work.truncated, pool_from=work.pool_from, **part)
             else:
                 yield ModelError(_NOT_FINITE)
 
     def warm_up(self) -> None:
         """Encode a short text and long ones, so that the first caller does not wait for what happens only once."""
-        options = EmbedOptions()
+        options = EmbedOptions(outputs=self.encoder.outputs)
         for texts in (["warm"], ["warm up " * self.encoder.max_tokens] * 2):
             works = [work for work in self.prepare(texts, options) if isinstance(work, PreparedText)]
             if failed := [result for result in self.run(works) if isinstance(result, Exception)]:
@@ -182,14 +179,16 @@ class EncoderEngine:
         template = self.encoder.spec.template(options.kind, options.instruction)
         made = self.encoder.text_tokenizer(texts, template, options.truncate, first=first)
         unit = self.encoder.spec.normalize if options.normalize is None else options.normalize
-        outputs = tuple(name for name in (DENSE, SPARSE, STATES) if name in options.outputs)
+        outputs = tuple(name for name in (DENSE, SPARSE, ROUTER, STATES) if name in options.outputs)
         key = (outputs, self.encoder.head.width(options.dimensions), unit)
         rows = zip(made.ids, made.pool_from.tolist(), made.truncated.tolist(), strict=True)
         return [PreparedText(ids, pool_from, truncated, key) for ids, pool_from, truncated in rows]
 
 
-def sparse_vectors(rows: csr_array) -> list[SparseVector]:
+def _sparse_vectors(rows: csr_array | None) -> list[SparseVector] | None:
     """Cut (N, V) CSR rows into N vectors."""
+    if rows is None:
+        return None
     rows.sort_indices()
     terms, weights = np.asarray(rows.indices, np.int32), np.asarray(rows.data, np.float32)
     ends = np.asarray(rows.indptr).tolist()

@@ -113,7 +113,8 @@ class ServedModel:
             return True
         caller = Caller("", time.monotonic() + seconds)
         try:
-            embedded = await self.embed(["probe"], EmbedOptions(), caller, Priority.QUERY)
+            options = EmbedOptions(outputs=self.encoder.outputs[:1])
+            embedded = await self.embed(["probe"], options, caller, Priority.QUERY)
         except Exception:
             # A full queue that moves is a healthy one.
             return time.monotonic() - self.queue.last_success < seconds

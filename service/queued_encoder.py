@@ -109,7 +109,7 @@ class QueuedEncoder:
     @property
     def outputs(self) -> tuple[str, ...]:
         """The representations that the queue serves."""
-        return tuple(name for name in self._model.encoder.outputs if name in (DENSE, SPARSE))
+        return self._model.encoder.outputs
 
     def encode(
         self,
@@ -151,11 +151,13 @@ def _embeddings(items: list[Encoded], options: EmbedOptions, model: ServedModel)
     width = head.width(options.dimensions)
     dense = np.stack([item.vector for item in items]) if items else np.zeros((0, width), np.float32)
     sparse = [item.sparse for item in items if item.sparse is not None]
+    router = [item.router for item in items if item.router is not None]
     return Embeddings(
         tokens=np.array([item.tokens for item in items], np.int32),
         truncated=np.array([item.truncated for item in items], np.bool_),
         dense=dense if DENSE in options.outputs else None,
         sparse=_rows(sparse, model) if SPARSE in options.outputs else None,
+        router=np.stack(router) if router else None,
     )
 
 

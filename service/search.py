@@ -18,7 +18,7 @@ from ..index.batches import index_documents
 from ..index.errors import QueryError
 from .caller import Caller
 from .engine import EmbedOptions, Encoded
-from .errors import DeadlineExceeded, Overloaded, UnknownName
+from .errors import DeadlineExceeded, EmptyInput, Overloaded, UnknownName
 from .metrics import Metrics
 from .models import ServedModel
 from .queue import Priority
@@ -122,9 +122,12 @@ class SearchService:
         """Cut, encode and store documents, each in place of what its id held; durable when this returns.
 
         Raises:
-            BatchError: a document without text, or an id twice.
+            EmptyInput: a document without text.
+            BatchError: an id twice.
             StoreLocked: another process is writing; it may be tried again.
         """
+        if empty := [document.doc_id for document in documents if not document.text.strip()]:
+            raise EmptyInput(f"document {empty[0][:200]!r} has no text: leave it out, or delete it")
         errand = Errand(caller, Priority.BULK)
 
         def work() -> int:

@@ -12,7 +12,7 @@ from ...embedder.tokenization import Truncate
 from ...index import Document, Hit
 from ...rag import Answer, Message
 from ..asking import Question
-from ..engine import DENSE, SPARSE, EmbedOptions, Encoded
+from ..engine import DENSE, ROUTER, SPARSE, EmbedOptions, Encoded
 from ..failures import failure_of, message_of, retry_after
 from ..models import Embedded, ServedModel
 from ..proto.decant.v1 import decant_pb2 as pb
@@ -45,7 +45,12 @@ _MODES: Mapping[int, str] = {
     pb.SEARCH_MODE_HYBRID: "hybrid",
     pb.SEARCH_MODE_SPARSE: "sparse",
 }
-_OUTPUTS: Mapping[int, str] = {pb.OUTPUT_UNSPECIFIED: DENSE, pb.OUTPUT_DENSE: DENSE, pb.OUTPUT_SPARSE: SPARSE}
+_OUTPUTS: Mapping[int, str] = {
+    pb.OUTPUT_UNSPECIFIED: DENSE,
+    pb.OUTPUT_DENSE: DENSE,
+    pb.OUTPUT_SPARSE: SPARSE,
+    pb.OUTPUT_ROUTER: ROUTER,
+}
 _ROLES = ("user", "assistant")
 
 
@@ -229,6 +234,8 @@ def _embedding(item: Encoded | Exception, form: VectorFormat) -> pb.Embedding:
     if item.sparse is not None:
         made.sparse.terms.extend(item.sparse.terms.tolist())
         made.sparse.weights.extend(item.sparse.weights.tolist())
+    if item.router is not None:
+        made.router = item.router.astype("<f4", copy=False).tobytes()
     return made
 
 

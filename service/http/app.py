@@ -22,6 +22,7 @@ from .reranking import rerank_routes
 from .responses import responses_routes
 from .shapes import Shape, json_response, openai_error, shape_of
 from .tei import tei_routes
+from .web import web_routes
 
 
 def make_app(backend: Backend, *, healthy: Callable[[], Awaitable[bool]]) -> FastAPI:
@@ -37,6 +38,7 @@ def make_app(backend: Backend, *, healthy: Callable[[], Awaitable[bool]]) -> Fas
     app.include_router(own_routes(door, backend, healthy))
     app.include_router(ask_routes(door, backend))
     app.include_router(document_routes(door, backend))
+    app.include_router(web_routes(door, backend))
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_middleware(BodyLimit, max_bytes=backend.settings.max_message_bytes)

@@ -47,6 +47,28 @@ def store(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def sparse_encoder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """Dense and sparse vectors from a tiny random model with a language-model head."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from decant.embedder.spec import SparseSpec
+
+    folder = tmp_path_factory.mktemp("sparse-model")
+    torch.manual_seed(1)
+    LlamaForCausalLM(LlamaConfig.from_pretrained(tiny_model)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    spec = EncoderSpec(prompts={"query": "query: ", "document": ""}, max_tokens=64, sparse=SparseSpec())
+    return Encoder.load(folder, device="cpu", dtype="float32", spec=spec)
+
+
+@pytest.fixture(scope="session")
+def mini() -> Encoder:
+    """The model that ships with Decant: it knows what a text is about."""
+    return Encoder.load(device="cpu", dtype="float32")
+
+
 @dataclass
 class Answer:
     status: int
@@ -61,11 +83,11 @@ class Answer:
 class Running:
     """A server on the event loop of a thread of its own."""
 
-    def __init__(self, settings: Settings, encoder: Encoder) -> None:
+    def __init__(self, settings: Settings, encoder: Encoder, load: Any = None) -> None:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
-        self.server = self.do(self._made(settings, encoder))
+        self.server = self.do(self._made(settings, encoder, load))
         try:
             self.do(self.server.start())
         except BaseException:
@@ -103,8 +125,8 @@ class Running:
                 return Answer(error.code, dict(error.headers), error.read())
 
     @staticmethod
-    async def _made(settings: Settings, encoder: Encoder) -> Server:
-        return Server(settings, encoder)
+    async def _made(settings: Settings, encoder: Encoder, load: Any) -> Server:
+        return Server(settings, encoder, load)
 
 
 @pytest.fixture(scope="session")
@@ -117,11 +139,11 @@ def running(encoder: Encoder, store: Path) -> Generator[Running]:
 
 @pytest.fixture
 def run_server(encoder: Encoder) -> Generator[Callable[..., Running]]:
-    """`run_server(**settings)`: a server of this test's own."""
+    """`run_server(**settings)`: a server of this test's own; `of` is its model, `load` makes the others."""
     servers: list[Running] = []
 
-    def run(**settings: Any) -> Running:
-        servers.append(Running(Settings.load(name="tiny", grpc_port=0, http_port=0, **settings), encoder))
+    def run(of: Encoder = encoder, load: Any = None, **settings: Any) -> Running:
+        servers.append(Running(Settings.load(name="tiny", grpc_port=0, http_port=0, **settings), of, load))
         return servers[-1]
 
     yield run

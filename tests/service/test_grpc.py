@@ -209,7 +209,7 @@ def test_health_asks_the_encoder(run_server: Callable[..., Any], monkeypatch: py
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(type(engine.encoder), "encode_tokens", fail)
+    monkeypatch.setattr(type(engine.encoder), "represent", fail)
     broken.server.model.queue.last_success = -float("inf")
     with broken.channel() as channel:
         status = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status

@@ -184,14 +184,14 @@ def test_work_of_a_client_that_hung_up_is_dropped(run_server: Callable[..., Any]
     server = run_server()
     gate, entered = threading.Event(), threading.Event()
     engine = server.server.model.engine
-    encode = engine.encoder.encode_tokens
+    encode = engine.encoder.represent
 
     def slow(*args: Any, **options: Any) -> Any:
         entered.set()
         assert gate.wait(10)
         return encode(*args, **options)
 
-    monkeypatch.setattr(engine.encoder, "encode_tokens", slow)
+    monkeypatch.setattr(engine.encoder, "represent", slow)
     body = b'{"input": "hello"}'
     head = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
     first = socket.create_connection(("127.0.0.1", server.server.http_port), timeout=10)

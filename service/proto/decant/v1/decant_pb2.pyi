@@ -13,6 +13,7 @@ class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTPUT_UNSPECIFIED: _ClassVar[Output]
     OUTPUT_DENSE: _ClassVar[Output]
     OUTPUT_SPARSE: _ClassVar[Output]
+    OUTPUT_ROUTER: _ClassVar[Output]
 
 class VectorFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -44,6 +45,7 @@ class SearchMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 OUTPUT_UNSPECIFIED: Output
 OUTPUT_DENSE: Output
 OUTPUT_SPARSE: Output
+OUTPUT_ROUTER: Output
 VECTOR_FORMAT_UNSPECIFIED: VectorFormat
 VECTOR_FORMAT_FLOAT32: VectorFormat
 VECTOR_FORMAT_FLOAT16: VectorFormat
@@ -96,20 +98,22 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
 
 class Embedding(_message.Message):
-    __slots__ = ("dense", "tokens", "truncated", "error", "scale", "sparse")
+    __slots__ = ("dense", "tokens", "truncated", "error", "scale", "sparse", "router")
     DENSE_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
     SPARSE_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
     dense: bytes
     tokens: int
     truncated: bool
     error: Error
     scale: float
     sparse: SparseVector
-    def __init__(self, dense: _Optional[bytes] = ..., tokens: _Optional[int] = ..., truncated: _Optional[bool] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., scale: _Optional[float] = ..., sparse: _Optional[_Union[SparseVector, _Mapping]] = ...) -> None: ...
+    router: bytes
+    def __init__(self, dense: _Optional[bytes] = ..., tokens: _Optional[int] = ..., truncated: _Optional[bool] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., scale: _Optional[float] = ..., sparse: _Optional[_Union[SparseVector, _Mapping]] = ..., router: _Optional[bytes] = ...) -> None: ...
 
 class SparseVector(_message.Message):
     __slots__ = ("terms", "weights")
