@@ -4,9 +4,6 @@ With p = exp(s - lse) and delta = rowsum(dO * O): dV = p^T dO, dS = p * (dO V^T 
 (FlashAttention-2, arXiv 2307.08691). Names as in `forward_kernel`.
 """
 
-# Triton gives the annotations of a kernel a meaning of their own: only constants have one.
-# pyright: reportMissingParameterType=false, reportArgumentType=false, reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import triton

@@ -4,9 +4,6 @@ The softmax is computed online (Milakov and Gimelshein, arXiv 1805.02867; FlashA
 Names: `i_` program index, `o_` offsets, `m_` mask, `p_` pointer, `b_` block in registers, `s_` stride in elements.
 """
 
-# Triton gives the annotations of a kernel a meaning of their own: only constants have one.
-# pyright: reportMissingParameterType=false, reportArgumentType=false, reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import triton

@@ -68,6 +68,21 @@ class Ragged:
             self._tiles[key] = table.to(self.device, non_blocking=True)
         return self._tiles[key]
 
+    def groups(self, block: int) -> Tensor:
+        """Gather short sequences into groups of at most `block` queries; a longer one is a group of its own.
+
+        Returns:
+            (groups, 4) int32: first query, end of queries, first and end of the sequences; longest first.
+        """
+        key = ("groups", block, 0)
+        if key not in self._tiles:
+            found: dict[int, tuple[int, int, int, int]] = {}
+            for begin, end, *_, sequence, last in self._cut("queries", block, MAX_TOKENS):
+                found[sequence] = (found.get(sequence, (begin,))[0], end, sequence, last)
+            rows = sorted(found.values(), key=lambda group: group[0] - group[1])
+            self._tiles[key] = torch.tensor(rows, dtype=torch.int32).reshape(-1, 4).to(self.device, non_blocking=True)
+        return self._tiles[key]
+
     def _cut(self, side: Side, block: int, most: int) -> list[tuple[int, int, int, int, int, int]]:
         mine = self._ends[side]
         other = self._ends["keys" if side == "queries" else "queries"]

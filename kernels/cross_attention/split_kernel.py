@@ -6,9 +6,6 @@ log-sum-exp: o = sum_i o_i exp(lse_i - lse), lse = log sum_i exp(lse_i). The que
 block, so that grouped heads read the context once. Names as in `forward_kernel`.
 """
 
-# Triton gives the annotations of a kernel a meaning of their own: only constants have one.
-# pyright: reportMissingParameterType=false, reportArgumentType=false, reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import triton

@@ -3,7 +3,7 @@
 from .fused import PoolMode, pool, pool_twin
 from .latent import LatentWeights, latent_attention, latent_keys_values, pool_latent
 from .packed import pool_edge, pool_max, pool_mean
-from .splade import max_logits, splade_weights
+from .splade import max_logits, max_logits_twin, splade, splade_weights
 
 __all__ = [
     "LatentWeights",
@@ -11,11 +11,13 @@ __all__ = [
     "latent_attention",
     "latent_keys_values",
     "max_logits",
+    "max_logits_twin",
     "pool",
     "pool_edge",
     "pool_latent",
     "pool_max",
     "pool_mean",
     "pool_twin",
+    "splade",
     "splade_weights",
 ]

@@ -5,9 +5,6 @@ long, one per chunk of tokens and block of dimensions, whose sums a second kerne
 `o_` offsets, `m_` mask, `p_` pointer, `b_` block in registers, `s_` stride in elements.
 """
 
-# Triton gives the annotations of a kernel a meaning of their own: only constants have one.
-# pyright: reportMissingParameterType=false, reportArgumentType=false, reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import triton

@@ -1,8 +1,5 @@
 """Quantization in Triton: one pass, a program per block of rows and dimensions. Names as in `forward_kernel`."""
 
-# Triton gives the annotations of a kernel a meaning of their own: only constants have one.
-# pyright: reportMissingParameterType=false, reportArgumentType=false, reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import triton
