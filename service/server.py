@@ -123,16 +123,30 @@ class Server:
         return not self._leaving and await self.models.healthy()
 
 
-async def serve(settings: Settings, encoder: Encoder, ready: Callable[[Server], None]) -> None:
-    """Run a server until SIGTERM or SIGINT, then leave in order; `ready` is called once it listens."""
+async def serve(
+    settings: Settings, encoder: Encoder, ready: Callable[[Server], None], *, orphaned: int | None = None
+) -> None:
+    """Run a server until SIGTERM or SIGINT, then leave in order.
+
+    Args:
+        settings: what to serve, and how.
+        encoder: the first model.
+        ready: called once it listens.
+        orphaned: a descriptor that becomes readable when whoever started this process has gone; it leaves then, too.
+    """
     server = Server(settings, encoder)
     await server.start()
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, asked.set)
+    if orphaned is not None:
+        loop.add_reader(orphaned, asked.set)
     ready(server)
     await asked.wait()
+    if orphaned is not None:
+        loop.remove_reader(orphaned)
     await server.stop()
 
 

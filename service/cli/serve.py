@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .loading import load_encoder
+from .logs import log_as_json
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Model
 from .output import print_json, say
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from ..server import Server
 
 NAME = "serve"
-SHORT_HELP = "Answer embedding and search calls over gRPC and HTTP."
+SHORT_HELP = "Serve vectors, search and answers over gRPC and HTTP."
 
 
 def command(
@@ -38,6 +37,9 @@ def command(
     ] = None,
     grpc_port: Annotated[int | None, typer.Option("--grpc-port", help="Default: 50051; 0 for a free one.")] = None,
     http_port: Annotated[int | None, typer.Option("--http-port", help="Default: 8080; 0 for a free one.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes that share the ports, each with its own models.")
+    ] = None,
     device: Device = None,
     dtype: DtypeOption = None,
     print_config: Annotated[
@@ -45,26 +47,30 @@ def command(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Answer embedding and search calls over gRPC (decant.v1, tei.v1) and HTTP (OpenAI's and TEI's routes, /search).
+    """Serve vectors, search and answers over gRPC (decant.v1, tei.v1) and HTTP (OpenAI's and TEI's routes, our own).
 
     All doors share one process and one queue. Settings come from flags, then DECANT_* variables, then the file;
     --print-config shows all of them. On SIGTERM the server reports NOT_SERVING, finishes what it has accepted, and
-    exits with 0. Ports and logs go to stderr, one JSON object per line.
+    exits with 0. Ports and logs go to stderr, one JSON object per line; no line holds a text.
     """
     from ..config import Settings
 
     flags = {"model": model, "store": store, "host": host, "grpc_port": grpc_port, "http_port": http_port}
-    settings = Settings.load(config, **flags, device=device, dtype=dtype.value if dtype else None)
+    settings = Settings.load(config, **flags, workers=workers, device=device, dtype=dtype.value if dtype else None)
     if settings.store is None and DEFAULT_STORE.is_dir():
         settings = settings.model_copy(update={"store": DEFAULT_STORE})
     if print_config:
         print_json(settings.shown())
         return
-    _log_as_json(settings.log_level)
-    encoder = load_encoder(settings.model, settings.device, settings.dtype, debug=debug)
-    from ..server import serve
+    with log_as_json(settings.log_level):
+        if settings.workers > 1:
+            from ..workers import supervise
 
-    asyncio.run(serve(settings, encoder, _announce))
+            raise typer.Exit(supervise(settings))
+        encoder = load_encoder(settings.model, settings.device, settings.dtype, debug=debug)
+        from ..server import serve
+
+        asyncio.run(serve(settings, encoder, _announce))
 
 
 def _announce(server: Server) -> None:
@@ -72,28 +78,3 @@ def _announce(server: Server) -> None:
     log.info("ready", extra={"model": server.model.name, "grpc_port": server.grpc_port, "http_port": server.http_port})
     if server.settings.store is None:
         say("no store to search: index documents with decant index, or name a store with --store")
-
-
-class _JsonLines(logging.Formatter):
-    """A record as one JSON object; whatever was given as `extra` becomes a field."""
-
-    _known = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Write it."""
-        fields: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **{name: value for name, value in vars(record).items() if name not in self._known},
-        }
-        if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False, default=str)
-
-
-def _log_as_json(level: str) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,6 +1,6 @@
 // Ask: a conversation; each answer streams in, then its citations become links to the source.
 import { postStream } from "./api.js";
-import { byId, el, heading, icon, place } from "./dom.js";
+import { byId, el, heading, icon, shortPlace } from "./dom.js";
 import { open } from "./source.js";
 
 const REMEMBERED = 6;
@@ -12,9 +12,7 @@ export function setStatus(now) {
   if (status && now && status.store !== now.store) forget();
   status = now;
   const how = now?.ask;
-  byId("ask-how").textContent = how?.available
-    ? "Every sentence is checked against the documents and names its source. Where they do not say, neither does the answer."
-    : (how?.reason ?? "");
+  byId("ask-how").textContent = how?.reason ?? "";
   byId("ask-go").disabled = !how?.available;
 }
 
@@ -39,7 +37,7 @@ export function show(parameters) {
 function welcome() {
   if (byId("thread").children.length) return;
   byId("thread").replaceChildren(
-    el("div", { class: "welcome" }, icon("ask"), el("p", {}, "Ask in plain words."), el("p", { class: "small" }, "Each answer names its sources; follow one to read it where it stands.")),
+    el("div", { class: "welcome" }, icon("ask"), el("p", {}, "Ask in plain words."), el("p", { class: "small" }, "Every sentence is checked against the documents and names its source. Where they do not say, neither does the answer.")),
   );
 }
 
@@ -115,7 +113,7 @@ function source(citation) {
     "button",
     { type: "button", class: "source-card", on: { click: () => open(citation, button) } },
     el("span", { class: "cite", "aria-hidden": true }, String(citation.number)),
-    el("span", { class: "grow" }, el("span", { class: "title" }, heading(citation)), el("span", { class: "place" }, place(citation))),
+    el("span", { class: "grow" }, el("span", { class: "title" }, heading(citation)), shortPlace(citation)),
   );
   return el("li", {}, button);
 }

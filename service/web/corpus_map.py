@@ -22,6 +22,7 @@ from .projection import EXPLAINED, Method, project
 MOST_POINTS = {"pca": 5000, "tsne": 2500}
 MOST_GROUPS = 12
 OTHER = "other"
+HERE = "top"
 _EXCERPT = 140
 _COLUMNS = ["doc_id", "ordinal", "start_char", "end_char", "title", "path", "media", "text"]
 _KEPT = 8
@@ -119,7 +120,7 @@ def group_names(paths: Sequence[str], media: Sequence[str]) -> list[str]:
     except ValueError:  # some paths begin at the root and some do not
         shared = ""
     below = [os.path.relpath(folder, shared).split(os.sep)[0] if shared else folder.split("/")[0] for folder in folders]
-    names = [name if name not in ("", ".") else "(here)" for name in below]
+    names = [name if name not in ("", ".") else os.path.basename(shared) or HERE for name in below]
     if len(set(names)) < 2:
         names = list(media)
     counted = Counter(names)

@@ -4,10 +4,11 @@
 export function el(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (value === undefined || value === null || value === false) continue;
+    const aria = name.startsWith("aria-"); // where "false" is a value
+    if (value === undefined || value === null || (value === false && !aria)) continue;
     if (name === "on") for (const [type, handler] of Object.entries(value)) node.addEventListener(type, handler);
     else if (name === "data") Object.assign(node.dataset, value);
-    else node.setAttribute(name, value === true ? "" : String(value));
+    else node.setAttribute(name, value === true && !aria ? "" : String(value));
   }
   node.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
   return node;
@@ -41,6 +42,16 @@ export function count(number, noun) {
 /** The file and range of something found. */
 export function place(item) {
   return `${item.path || item.doc_id}:${item.start_char}–${item.end_char}`;
+}
+
+/** The same as an element that keeps the range and the file's name in sight where there is little room. */
+export function shortPlace(item) {
+  return el(
+    "span",
+    { class: "place short", title: place(item) },
+    el("span", { class: "path" }, el("bdi", {}, item.path || item.doc_id)),
+    el("span", {}, `:${item.start_char}–${item.end_char}`),
+  );
 }
 
 /** What a person would call the document. */

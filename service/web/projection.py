@@ -15,6 +15,8 @@ EXPLAINED: dict[Method, str] = {
 # t-SNE reads this many principal components: the rest is noise to it, and costs time.
 _COMPONENTS = 50
 _PERPLEXITY = 30.0
+# Copies of one passage differ by no more than this, and have no directions.
+_ALIKE = 1e-6
 
 
 def project(vectors: NDArray[np.float32], method: Method) -> NDArray[np.float32]:
@@ -24,6 +26,8 @@ def project(vectors: NDArray[np.float32], method: Method) -> NDArray[np.float32]
     """
     if len(vectors) < 3:
         return np.linspace((0.5, 0.5), (0.75, 0.5), len(vectors), dtype=np.float32).reshape(-1, 2)
+    if np.ptp(vectors, axis=0).max() < _ALIKE:
+        return np.full((len(vectors), 2), 0.5, np.float32)
     centred = vectors - vectors.mean(axis=0)
     if method == "tsne" and len(vectors) > 4:
         return _to_square(_tsne(centred))

@@ -1,6 +1,6 @@
 // Search: every mode in a column of its own, and the terms of the query.
 import { postJson } from "./api.js";
-import { byId, count, el, heading, marked, place } from "./dom.js";
+import { byId, count, el, heading, marked, shortPlace } from "./dom.js";
 import { open } from "./source.js";
 
 const ABOUT = {
@@ -131,7 +131,7 @@ function card(hit, mode, best) {
     { type: "button", class: "hit", data: { hit: identity(hit) }, on: { click: () => open(hit, button) } },
     el("span", { class: "hit-head" }, el("span", { class: "rank" }, String(hit.rank)), el("span", { class: "title" }, heading(hit)), el("span", { class: "score" }, hit.score.toFixed(hit.score < 10 ? 3 : 1))),
     bar,
-    el("span", { class: "place" }, place(hit)),
+    shortPlace(hit),
     el("span", { class: "snippet" }, ...marked(hit.snippet)),
     el("span", { class: "others" }),
   );

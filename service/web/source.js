@@ -19,7 +19,8 @@ export async function open(item, from) {
   shown = item;
   const turn = ++asked;
   byId("source").hidden = false;
-  document.body.toggleAttribute("data-source", true);
+  // Where the panel covers the page, nothing behind it can be reached.
+  byId("main").inert = matchMedia("(max-width: 720px)").matches;
   byId("source-title").textContent = heading(item);
   byId("source-place").textContent = place(item);
   byId("source-facts").replaceChildren();
@@ -37,7 +38,7 @@ export function close() {
   if (!isOpen()) return;
   asked++;
   byId("source").hidden = true;
-  document.body.toggleAttribute("data-source", false);
+  byId("main").inert = false;
   if (opener?.isConnected) opener.focus({ preventScroll: true });
 }
 

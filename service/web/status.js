@@ -26,24 +26,25 @@ function store({ info, modes, store: name }) {
     Model: info.model || "unnamed",
     Fingerprint: el("code", {}, info.fingerprint),
     Version: `${whole.format(info.version)}, schema ${info.schema}`,
-    Created: info.created.replace("T", " ").replace(/\.\d+/, "").replace("+00:00", " UTC"),
-    Lexical: `${info.lexical.scoring}; ${whole.format(info.lexical.not_yet_indexed)} passages not yet in the index`,
-    Dense: [info.dense.search, info.dense.reason].filter(Boolean).join(": "),
-    ...generation(info.dense),
+    Created: info.created.replace("T", " ").replace(/\.\d+/, "").replace(/\+00:00|Z/, " UTC"),
   };
   return [
     el("ul", { class: "tiles" }, ...tiles.map(([number, what]) => el("li", {}, el("b", {}, number), what))),
     el("h2", {}, "Store"),
     list(facts),
     el("h2", {}, "Modes"),
-    table(["Mode", "", "How"], modes.map((mode) => [mode.name, mode.available ? "available" : "not available", mode.reason || info[mode.name]?.reason || ""])),
+    table(["Mode", "", "How"], modes.map((mode) => [mode.name, mode.available ? "available" : "not available", mode.reason || how(mode.name, info)])),
   ];
 }
 
-function generation(dense) {
-  if (dense.covered === undefined) return {};
-  const parts = [`${whole.format(dense.covered)} covered`, `${whole.format(dense.exact_tail)} searched exactly beside it`, `${whole.format(dense.tombstones)} no longer there`];
-  return { Generation: parts.join(", ") };
+/** How a mode searches the store: exactly, or by which generation of which accelerator. */
+function how(mode, info) {
+  if (mode === "hybrid") return `${info.modes.filter((name) => ["dense", "sparse", "lexical"].includes(name)).join(", ")}: fused by rank`;
+  const facts = info[mode] ?? {};
+  const parts = [facts.scoring, facts.terms && `${whole.format(facts.terms)} terms`, facts.search, facts.reason];
+  if (facts.covered !== undefined) parts.push(`${whole.format(facts.covered)} covered, ${whole.format(facts.exact_tail ?? 0)} searched exactly beside it, ${whole.format(facts.tombstones ?? 0)} no longer there`);
+  if (facts.not_yet_indexed !== undefined) parts.push(`${whole.format(facts.not_yet_indexed)} passages not yet in the index`);
+  return parts.filter(Boolean).join("; ");
 }
 
 function models({ models: served, version }) {
