@@ -1,7 +1,7 @@
 """Several processes behind one pair of ports: the kernel deals connections out (SO_REUSEPORT), a parent sees to them.
 
-Each process has models, queues and metrics of its own; nothing is shared but the ports and the stores' folders. One that
-dies is started again; the others do not notice, but for the calls it had accepted.
+Each process has models, queues and metrics of its own; nothing is shared but the ports and the stores' folders.
+One that dies is started again; the others do not notice, but for the calls it had accepted.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ class _Worker:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-        return int(self._process.exitcode or 0)
+        # One that was told to end before it could listen to that has ended as it should.
+        return 0 if self._process.exitcode == -signal.SIGTERM else int(self._process.exitcode or 0)
 
 
 def _work(values: dict[str, Any], number: int, of: int, ready: Any) -> None:

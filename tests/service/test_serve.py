@@ -159,3 +159,27 @@ def test_printed_settings_are_a_file_without_whole_hashes(tmp_path: Path) -> Non
     file = tmp_path / "decant.json"
     file.write_text(json.dumps({**shown, "api_keys": []}))
     assert Settings.load(file).http_port == 5
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(tiny_model: Path, tmp_path: Path) -> None:
+    served = Process(tmp_path, "--model", str(tiny_model), "--dtype", "float32", "--workers", "2")
+    try:
+        address = f"127.0.0.1:{served.ready['grpc_port']}"
+        children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children").read_text().split()
+        workers = [pid for pid in map(int, children) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert len(workers) == 2
+        os.kill(workers[0], signal.SIGKILL)
+        for _ in range(20):
+            # A connection to the dead one's port is the living one's: every call is answered.
+            with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                request = pb.EmbedRequest(texts=["a"])
+                assert stubs.EncoderStub(channel).Embed(request, timeout=20, wait_for_ready=True).embeddings[0].dense
+        assert served.read("a process died and is started again")["worker"] == 0
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(40) == 0
+    finally:
+        served.process.kill()
+        served.process.wait()
+        assert served.process.stderr is not None
+        served.process.stderr.close()
