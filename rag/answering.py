@@ -184,12 +184,12 @@ class Answerer:
         sentences = [(numbers[id(evidence.hit)], evidence) for evidence in found]
         parts: list[str] = []
         dropped: list[str] = []
-        said_nothing = True
+        said_no = False
         with _closed(generator.generate(task)) as pieces:
             for claim in read_claims(pieces):
-                if not claim.text or _is_no_answer(claim.text):
+                said_no = said_no or _is_no_answer(claim.text)
+                if not claim.text or said_no:
                     continue
-                said_nothing = False
                 cited = [citer.cite(quote) for quote in supporting(claim, sentences, self.rules.support)]
                 marks = "".join(f" [{number}]" for number in cited if number is not None)
                 if not cited or None in cited:
@@ -199,10 +199,11 @@ class Answerer:
                     marks = f" {UNSUPPORTED_MARK}"
                 parts.append(f"{claim.before if parts else ''}{claim.text}{marks}")
                 yield parts[-1]
-        if said_nothing:
-            yield from self._abstain(task, generator.name)
+        if said_no and not parts:
+            yield from self._abstain(task, generator.name, tuple(dropped))
         elif not parts:
-            note = f"nothing that {generator.name} wrote is supported by the documents: quoted instead"
+            why = "nothing it wrote is supported by the documents" if dropped else "it was not sure of an answer"
+            note = f"not by {generator.name}, {why}: quoted instead"
             yield from self._quote(task, found, note=note, dropped=tuple(dropped))
         else:
             yield self._answer(task, "".join(parts), citer.citations, generator.name, "", tuple(dropped))

@@ -69,7 +69,8 @@ class Task:
 class Generator(Protocol):
     """Writes an answer from passages; threads may share it.
 
-    Text that amounts to `NO_ANSWER`, or none at all, means that the passages do not answer the question.
+    `NO_ANSWER` means that the passages do not answer the question; no text at all, that the generator is not sure:
+    the documents are quoted then.
     """
 
     @property

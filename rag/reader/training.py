@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 from ...embedder.encoder import Encoder
 from ...embedder.training.run import Schedule, StepResult, train
 from ..metrics import exact_match, f1
-from ..states import States
+from .batch import pad, read
 from .data import Questions, StateFile, read_questions, token_span
 from .decode import best_spans
 from .model import ReaderConfig, SpanReader
@@ -30,64 +29,6 @@ from .recipe import ReaderRecipe
 
 log = logging.getLogger(__name__)
 _POOL = 512
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Padded questions and passages; B pairs over G passages.
-
-    Attributes:
-        hidden, ids, mask: (G, T, H) float32, (G, T) int64, (G, T) bool of the passages.
-        asked_hidden, asked, known: (B, M, H), (B, M), (B, M) of the questions.
-        passage_of: (B,) int64 index into the passages.
-    """
-
-    hidden: Tensor
-    ids: Tensor
-    mask: Tensor
-    asked_hidden: Tensor
-    asked: Tensor
-    known: Tensor
-    passage_of: Tensor
-
-    @property
-    def tokens(self) -> int:
-        """Passage tokens read, padding left out."""
-        return int(self.mask.sum(1)[self.passage_of].sum())
-
-
-def pad(passages: list[States], questions: list[States], passage_of: list[int]) -> Pairs:
-    """Put states side by side; at least one token each."""
-    hidden, ids, mask = _padded(passages)
-    asked_hidden, asked, known = _padded(questions)
-    return Pairs(hidden, ids, mask, asked_hidden, asked, known, torch.tensor(passage_of))
-
-
-def _padded(texts: list[States]) -> tuple[Tensor, Tensor, Tensor]:
-    longest = max(len(states) for states in texts)
-    hidden = torch.zeros(len(texts), longest, texts[0].hidden.shape[1])
-    ids = torch.zeros(len(texts), longest, dtype=torch.int64)
-    mask = torch.zeros(len(texts), longest, dtype=torch.bool)
-    for i, states in enumerate(texts):
-        hidden[i, : len(states)] = torch.from_numpy(np.array(states.hidden)).float()
-        ids[i, : len(states)] = torch.from_numpy(states.ids).long()
-        mask[i, : len(states)] = True
-    return hidden, ids, mask
-
-
-def read(reader: SpanReader, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """Logits (B, T + 1) of first and last tokens."""
-    features = reader.passage_features(pairs.hidden, pairs.mask)
-    rows = pairs.passage_of
-    return reader(
-        features[rows],
-        pairs.hidden[rows],
-        pairs.ids[rows],
-        pairs.mask[rows],
-        pairs.asked_hidden,
-        pairs.asked,
-        pairs.known,
-    )
 
 
 class Batches:

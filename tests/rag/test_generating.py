@@ -61,11 +61,19 @@ def test_where_nothing_is_supported_the_documents_are_quoted_and_the_reason_give
     assert answer.citations[0].text == "Copper turns green over the years."
 
 
-@pytest.mark.parametrize("text", ["", NO_ANSWER, f'"{NO_ANSWER.lower()}"', " [1] "])
+@pytest.mark.parametrize("text", [NO_ANSWER, f'"{NO_ANSWER.lower()}"', f"[1] {NO_ANSWER}"])
 def test_a_generator_may_say_that_there_is_no_answer(store, encoder, rules, text):
     answer = answer_of(store, encoder, rules, text)
     assert (answer.text, answer.citations, answer.grounded) == (NO_ANSWER, (), False)
     assert answer.generator == "scripted"
+
+
+@pytest.mark.parametrize("text", ["", " [1] "])
+def test_a_generator_that_is_not_sure_leaves_the_word_to_the_documents(store, encoder, rules, text):
+    answer = answer_of(store, encoder, rules, text)
+    assert answer.text.startswith("Copper turns green over the years. [1]")
+    assert (answer.generator, answer.grounded) == ("evidence", True)
+    assert "not sure" in answer.note
 
 
 def test_without_evidence_no_generator_is_asked(store, encoder, rules):

@@ -1,0 +1,98 @@
+"""A trained reader as a folder: `reader.json` and `model.safetensors`, for exactly the encoder it was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ...embedder.encoder import Encoder
+from ..errors import GeneratorError
+from .model import ReaderConfig, SpanReader
+
+SHIPPED = Path(__file__).parent.parent / "models" / "decant-mini-reader"
+_DESCRIPTION, _WEIGHTS = "reader.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """When a span is an answer; chosen on development articles, see `decant eval-qa --calibrate`.
+
+    Attributes:
+        evidence_weight: what a standard deviation of a passage's evidence adds to a span's log-odds.
+        threshold: a total below this is no answer.
+        sure: a total below this is not confident: the documents are quoted instead.
+    """
+
+    evidence_weight: float = 0.0
+    threshold: float = 0.0
+    sure: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainedReader:
+    """A reader and what it needs besides.
+
+    Attributes:
+        weights: digest of the encoder's weights, see `weights_digest`.
+    """
+
+    reader: SpanReader
+    calibration: Calibration
+    weights: str
+
+    def save(self, folder: Path) -> None:
+        """Write the folder; weights as float16."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            name: (value.half() if value.is_floating_point() else value).contiguous()
+            for name, value in self.reader.state_dict().items()
+        }
+        save_file(state, folder / _WEIGHTS)
+        facts = {
+            "format": 1,
+            "encoder_weights": self.weights,
+            "config": asdict(self.reader.config),
+            "calibration": asdict(self.calibration),
+        }
+        (folder / _DESCRIPTION).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, encoder: Encoder) -> TrainedReader:
+        """Load a reader for an encoder, in float32.
+
+        Raises:
+            GeneratorError: the folder holds none, or one that was trained on another encoder.
+        """
+        try:
+            facts = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+            reader = SpanReader(ReaderConfig(**facts["config"]))
+            state = load_file(folder / _WEIGHTS)
+            reader.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
+            found = cls(
+                reader.eval().requires_grad_(False), Calibration(**facts["calibration"]), facts["encoder_weights"]
+            )
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise GeneratorError(f"{folder} holds no reader ({reason}): train one, see docs/rag.md") from error
+        if found.weights != weights_digest(encoder):
+            raise GeneratorError(
+                f"the reader in {folder} was trained on another encoder than {encoder.path.name}: train one for it, "
+                "or answer without a reader"
+            )
+        found.reader.to(encoder.backbone.device)
+        return found
+
+
+def weights_digest(encoder: Encoder) -> str:
+    """32 hexadecimal digits of the encoder's weight files."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(encoder.path.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
