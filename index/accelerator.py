@@ -1,4 +1,4 @@
-"""The dense accelerator: a faiss graph or inverted file over the vectors of one table version.
+"""The dense accelerator: a faiss graph or inverted file, plain or quantised, over the vectors of one table version.
 
 Rebuildable from the store at any time and never the only copy of anything. faiss cannot delete from a graph and its
 file reader must not see a foreign file: deletes are masked at query time (a bitmap selector), files are checked first
@@ -8,6 +8,7 @@ file reader must not see a foreign file: deletes are masked at query time (a bit
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ GRAPH_LINKS = 32
 GRAPH_BUILD_EF = 100
 GRAPH_SEARCH_EF = 128
 INVERTED_PROBES = 64
+# What an inverted file keeps of a vector, and how many candidates are scored again exactly for each result wanted:
+# quantised scores only choose candidates. Twenty for 4-bit products and single bits lost nothing that the probes found.
+INVERTED = {"ivf": ("Flat", 1), "int8": ("SQ8", 2), "pq": ("PQ{}x4fs", 20), "rabitq": ("RaBitQ", 20)}
+KINDS = ("hnsw", *INVERTED)
+# An accelerator may take this share of the machine's memory, beside the encoder and everything else that runs there.
+MEMORY_SHARE = 0.25
+# Beside its vectors a graph keeps 2 * GRAPH_LINKS links of 4 bytes for each row.
+GRAPH_BYTES = 8 * GRAPH_LINKS
 # One step through that graph costs 3.8 µs, one exact product of a filtered row 0.4 µs.
 EXACT_PRODUCTS_PER_STEP = 8
 # faiss describes only part of itself to a type checker.
@@ -72,32 +81,51 @@ class Accelerator:
                 recall is chosen from the share of rows it leaves.
 
         Returns:
-            Q arrays of distinct row numbers, at most k each.
+            Q arrays of distinct row numbers, to be scored exactly: k each, more where the index is quantised.
         """
         share = 1.0 if allowed is None else max(float(allowed.mean()), 1e-9)
         selector, bits = None, None
         if allowed is not None:
             bits = np.packbits(allowed, bitorder="little")
             selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
-        found = self.index.search(queries, min(k, len(self.keys)), params=self._parameters(k, share, selector))[1]
+        k = min(k * INVERTED.get(self.manifest.facts["kind"], ("", 1))[1], len(self.keys))
+        found = self.index.search(queries, k, params=self._parameters(k, share, selector))[1]
         return [row[row >= 0] for row in found]
 
     def _parameters(self, k: int, share: float, selector: Any) -> Any:
         if self.manifest.facts["kind"] == "hnsw":
             return _FAISS.SearchParametersHNSW(sel=selector, efSearch=_graph_width(k, share))
-        return _FAISS.SearchParametersIVF(sel=selector, nprobe=self._probes(share))
+        make = (
+            _FAISS.IVFRaBitQSearchParameters if self.manifest.facts["kind"] == "rabitq" else _FAISS.SearchParametersIVF
+        )
+        return make(sel=selector, nprobe=self._probes(share))
 
     def _probes(self, share: float) -> int:
         return min(int(self.index.nlist), math.ceil(INVERTED_PROBES / math.sqrt(share)))
 
 
-def choose_kind(rows: int) -> tuple[str, str]:
-    """Which accelerator suits this many rows (`exact` for none), and the reason."""
+def choose_kind(rows: int, width: int, memory: int | None = None) -> tuple[str, str]:
+    """Which accelerator suits this many rows of this width (`exact` for none), and the reason.
+
+    Args:
+        rows: of the store.
+        width: of a searched vector.
+        memory: of the machine, in bytes; None to ask it.
+    """
+    memory = memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if rows < ACCELERATE_FROM:
         return "exact", f"{rows:,} chunks are searched exactly; an accelerator is built from {ACCELERATE_FROM:,}"
-    if rows < INVERTED_FROM:
-        return "hnsw", f"{rows:,} chunks: a graph is fastest below {INVERTED_FROM:,}"
-    return "ivf", f"{rows:,} chunks: a graph would be too large from {INVERTED_FROM:,}"
+    room = int(memory * MEMORY_SHARE)
+    graph, plain = rows * (4 * width + GRAPH_BYTES), rows * (4 * width + 8)
+    if rows < INVERTED_FROM and graph <= room:
+        return "hnsw", f"{rows:,} chunks: a graph is fastest below {INVERTED_FROM:,} and takes {_size(graph)}"
+    why = f"{rows:,} chunks: a graph would take too long to build from {INVERTED_FROM:,}"
+    if graph > room:
+        why = f"a graph over {rows:,} chunks would take {_size(graph)}, a quarter of this memory is {_size(room)}"
+    for kind, size in (("ivf", plain), ("int8", plain // 4)):
+        if size <= room:
+            return kind, f"{why}; an inverted file of this kind takes {_size(size)}"
+    return "rabitq", f"{why}; a bit per dimension takes {_size(rows * (width // 8 + 16))}, vectors stay on disk"
 
 
 def build(root: Path, snapshot: Snapshot, fingerprint: str, kind: str) -> Manifest:
@@ -107,11 +135,11 @@ def build(root: Path, snapshot: Snapshot, fingerprint: str, kind: str) -> Manife
         root: the accelerator's folder.
         snapshot: whose rows to build from.
         fingerprint: of the encoder that made them.
-        kind: `hnsw` or `ivf`.
+        kind: one of `KINDS`.
     """
     vectors = snapshot.vectors(np.arange(len(snapshot)))
     normalize(vectors)
-    index = _inverted(vectors) if kind == "ivf" else _graph(vectors)
+    index = _graph(vectors) if kind == "hnsw" else _inverted(vectors, INVERTED[kind][0])
 
     def write(folder: Path) -> None:
         faiss.write_index(index, str(folder / FAISS_FILE))
@@ -155,10 +183,16 @@ def _graph(vectors: NDArray[np.float32]) -> Any:
     return index
 
 
-def _inverted(vectors: NDArray[np.float32]) -> Any:
+def _inverted(vectors: NDArray[np.float32], code: str) -> Any:
     rows, width = vectors.shape
     lists = max(1, min(rows // 39, round(4 * math.sqrt(rows))))
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
+    # Fast scan takes pairs of 4-bit products, over 4 dimensions each; an odd width gets one per 2 or per 1.
+    products = next(width // part for part in (4, 2, 1) if width % (2 * part) == 0 or part == 1)
+    index = _FAISS.index_factory(width, f"IVF{lists},{code.format(products)}", faiss.METRIC_INNER_PRODUCT)
     index.train(vectors)
     index.add(vectors)
     return index
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -46,7 +46,8 @@ class Hit:
     """One found chunk, with what a person needs to judge it and a machine to fetch it.
 
     Attributes:
-        score: what the mode ranks by, higher is better: cosine (dense), BM25 (lexical), RRF sum (hybrid).
+        score: what the mode ranks by, higher is better: cosine (dense, router), their weighted sum (moee), inner
+            product (sparse), BM25 (lexical), what `fusion` gives (several modes), or what a reranker gave.
         ranks: the chunk's rank, from 1, in each list that was fused; one entry outside hybrid.
     """
 

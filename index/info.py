@@ -53,7 +53,7 @@ def describe(root: Path, meta: StoreMeta, snapshot: Snapshot, table: Any) -> dic
 
 def dense_status(folder: Path, snapshot: Snapshot, fingerprint: str) -> dict[str, Any]:
     """How dense search works on a snapshot, and why; checks every accelerator file's checksum."""
-    kind, reason = accelerator.choose_kind(len(snapshot))
+    kind, reason = accelerator.choose_kind(len(snapshot), snapshot.layout.width)
     try:
         manifest = read_manifest(folder)
         if manifest is None:

@@ -258,16 +258,21 @@ class Store:
         """Build the dense accelerator that suits the store's size.
 
         Args:
-            kind: `auto` (which keeps one that still covers nearly everything), `hnsw`, `ivf`, or `exact` for none.
+            kind: `auto` (which keeps one that still covers nearly everything), one of `accelerator.KINDS`, or `exact`
+                for none.
 
         Returns:
             What was done and why, one line.
         """
-        if kind not in ("auto", "hnsw", "ivf", "exact"):
-            raise BatchError(f"unknown accelerator {kind!r}: choose auto, hnsw, ivf or exact")
+        if kind not in ("auto", "exact", *accelerator.KINDS):
+            raise BatchError(f"unknown accelerator {kind!r}: choose auto, exact, {', '.join(accelerator.KINDS)}")
         with self._writing():
             snapshot = self.snapshot()
-            chosen, reason = accelerator.choose_kind(len(snapshot)) if kind == "auto" else (kind, "as asked for")
+            chosen, reason = (
+                accelerator.choose_kind(len(snapshot), self.meta.layout.width)
+                if kind == "auto"
+                else (kind, "as asked for")
+            )
             if chosen == "exact" or len(snapshot) == 0:
                 generations.retire(self.dense_folder)
                 return f"exact search: {reason}"

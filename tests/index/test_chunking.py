@@ -52,9 +52,7 @@ class ByteEncoder:
     def tokens(self, text: str) -> int:
         return self._prompt + len(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def encode(
-        self, texts: list[str], *, kind: str = "document", outputs: tuple[str, ...] = ("dense",)
-    ) -> Embeddings:
+    def encode(self, texts: list[str], *, kind: str = "document", outputs: tuple[str, ...] = ("dense",)) -> Embeddings:
         counts = np.array([self.tokens(text) for text in texts], np.int32)
         return Embeddings(
             np.minimum(counts, self.max_tokens), counts > self.max_tokens, np.zeros((len(texts), 2), "f4")

@@ -77,9 +77,17 @@ def test_the_order_of_the_rows_does_not_change_the_result():
 
 
 def test_small_stores_are_searched_exactly_and_large_ones_not():
-    assert choose_kind(accelerator.ACCELERATE_FROM - 1)[0] == "exact"
-    assert choose_kind(accelerator.ACCELERATE_FROM)[0] == "hnsw"
-    assert choose_kind(accelerator.INVERTED_FROM)[0] == "ivf"
+    much = 1 << 40
+    assert choose_kind(accelerator.ACCELERATE_FROM - 1, 384, much)[0] == "exact"
+    assert choose_kind(accelerator.ACCELERATE_FROM, 384, much)[0] == "hnsw"
+    assert choose_kind(accelerator.INVERTED_FROM, 384, much)[0] == "ivf"
+
+
+@pytest.mark.parametrize(("memory_gib", "kind"), [(64, "hnsw"), (6, "ivf"), (3, "int8"), (1, "rabitq")])
+def test_little_memory_calls_for_smaller_accelerators(memory_gib, kind):
+    chosen, reason = choose_kind(1_000_000, 384, memory_gib << 30)
+    assert chosen == kind
+    assert "1,000,000 chunks" in reason and "iB" in reason
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +193,7 @@ def test_compaction_keeps_the_accelerator_valid(changed):
 
 def test_automatic_building_rebuilds_only_what_has_aged(changed, monkeypatch):
     monkeypatch.setattr(accelerator, "ACCELERATE_FROM", 100)
-    assert changed.build_accelerator() == "hnsw: 1,800 chunks: a graph is fastest below 2,000,000"
+    assert changed.build_accelerator().startswith("hnsw: 1,800 chunks: a graph is fastest below 2,000,000")
     assert changed.info()["dense"]["tombstones"] == 0
     assert "kept" in changed.build_accelerator()
     monkeypatch.setattr(accelerator, "ACCELERATE_FROM", 10_000)
@@ -193,8 +201,10 @@ def test_automatic_building_rebuilds_only_what_has_aged(changed, monkeypatch):
     assert list(changed.dense_folder.glob("g-*")) == []
 
 
-def test_an_inverted_file_searches_as_well(changed):
-    changed.build_accelerator("ivf")
+@pytest.mark.parametrize("kind", list(accelerator.INVERTED))
+def test_inverted_files_search_as_well_however_they_keep_vectors(changed, kind):
+    changed.build_accelerator(kind)
+    assert changed.info()["dense"]["search"] == kind
     searcher = Searcher(changed, ENCODER)
     assert recall_of(searcher.view(changed.snapshot()), vectors(100, 24)) >= 0.95
     half = changed.snapshot().mask("metadata.tenth < 5")

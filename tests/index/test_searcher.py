@@ -7,6 +7,7 @@ import pytest
 
 from decant.index import Searcher, Store
 from decant.index.errors import QueryError, StoreMismatch
+from decant.index.fusion import Fusion
 from decant.index.searcher import FUSION_DEPTH, MAX_RESULTS
 from decant.index.testing import HashEncoder, indexed
 
@@ -53,7 +54,7 @@ def test_dense_scores_are_cosines_whatever_the_vectors_lengths(store):
 
 
 def test_hybrid_scores_are_reciprocal_ranks(searcher):
-    for hit in searcher.search("mice eat cheese on the seine", k=6):
+    for hit in searcher.search("mice eat cheese on the seine", k=6, fusion=Fusion("rrf")):
         assert hit.score == pytest.approx(sum(1 / (60 + rank) for rank in hit.ranks.values()))
 
 
