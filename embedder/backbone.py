@@ -55,7 +55,7 @@ class Backbone:
         self._padding = 1 if family in NEEDS_PADDING else 0
         if family in WINDOW_ONE_WIDER or (attention is Attention.BIDIRECTIONAL and _made_bidirectional(model.config)):
             _narrow_windows(model)
-        self._first_position = _first_position(self.config)
+        self._first_position = first_position(self.config)
         self._long_from = _longrope_limit(self.config)
 
     @classmethod
@@ -115,7 +115,11 @@ class Backbone:
             ) from error
         except (OSError, ValueError, RuntimeError, SafetensorError, hub_errors.HFValidationError) as error:
             raise ModelError(f"cannot load the weights in {folder}: {str(error).splitlines()[0]}") from error
-        absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+        missing = sorted(report["missing_keys"])
+        if missing and all(key.startswith("pooler.") for key in missing):
+            # Masked language models come without it. No vector is made with it, and random weights must not be saved.
+            model.pooler, missing = None, []
+        absent = missing + sorted(str(key) for key in report["mismatched_keys"])
         if absent:
             raise ModelError(f"{folder} lacks {len(absent)} of the model's weights, {absent[0]} among them")
         if renamed:
@@ -237,7 +241,8 @@ def model_type(config: PretrainedConfig) -> str:
     return str(config.get_text_config().model_type)
 
 
-def _first_position(config: PretrainedConfig) -> int:
+def first_position(config: PretrainedConfig) -> int:
+    """Position of a text's first token, for families that count from behind the padding token's id."""
     if model_type(config) not in POSITIONS_FROM_PADDING:
         return 0
     padding = config.pad_token_id

@@ -53,6 +53,7 @@ NOT_PACKED: dict[str, str] = {
     "falcon": "its attention does not go through transformers' attention interface",
     "gpt_neox_japanese": "its attention does not go through transformers' attention interface",
     "openai-gpt": "its attention does not go through transformers' attention interface",
+    "mpnet": "its attention does not go through transformers' attention interface",
     "rembert": "its attention does not go through transformers' attention interface",
     "roformer": "its attention does not go through transformers' attention interface",
     "doge": "its attention builds a mask of its own",
@@ -80,7 +81,7 @@ WINDOW_ONE_WIDER: frozenset[str] = frozenset(("modernbert",))
 
 # Families whose learned positions do not start at 0 but behind the index of the padding token.
 POSITIONS_FROM_PADDING: frozenset[str] = frozenset(
-    ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "roberta-prelayernorm")
+    ("roberta", "xlm-roberta", "xlm-roberta-xl", "mpnet", "camembert", "data2vec-text", "roberta-prelayernorm")
 )
 
 # Architectures published with Python code of their own that is a stock one without its causal mask: loaded as that,

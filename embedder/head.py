@@ -79,9 +79,7 @@ class Head(nn.Module):
         if not self.spec.standardize:
             return
         if calibration is None:
-            raise ModelError(
-                "the spec standardises vectors, the folder has no calibration: run decant convert again"
-            )
+            raise ModelError("the spec standardises vectors, the folder has no calibration: run decant convert again")
         if len(calibration.mean) != self.full_width:
             raise ModelError(
                 f"the calibration is of {len(calibration.mean)} dimensions, the vectors have {self.full_width}"

@@ -1,4 +1,4 @@
-"""The language-model head of a decoder: what turns a hidden state into a logit per term of the vocabulary."""
+"""The language-model head: what turns a hidden state into a logit per term of the vocabulary."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from .backbone import Backbone
@@ -19,14 +19,15 @@ _NAMES = ("lm_head.", "embed_out.")
 
 @dataclass(frozen=True)
 class LmHead:
-    """logits = softcap(scale * (hidden @ weight.T + bias)).
+    """logits = softcap(scale * (transform(hidden) @ weight.T + bias)).
 
     Attributes:
-        weight: (V, H).
+        weight: (V, H), or as wide as the transform makes states.
         bias: (V,), or None.
         scale: factor on the logits, positive (Cohere, Granite).
         softcap: logits become `softcap * tanh(logits / softcap)` (Gemma 2); None for no cap.
         tied: whether the weight is the table of input embeddings.
+        transform: what a masked language model does to states first (BERT); None for a decoder.
     """
 
     weight: Tensor
@@ -34,6 +35,7 @@ class LmHead:
     scale: float
     softcap: float | None
     tied: bool
+    transform: nn.Module | None = None
 
     @classmethod
     def load(cls, folder: Path, backbone: Backbone) -> LmHead:
@@ -41,11 +43,15 @@ class LmHead:
 
         Raises:
             ModelError: if the folder has no such head, or it does not fit.
-            UnsupportedModelError: for an architecture whose head is more than one matrix.
+            UnsupportedModelError: for an architecture whose head is neither a decoder's nor a masked model's.
         """
         from .formats.sentence_transformers import is_decoder
+        from .masked_head import is_masked, load_masked_head
 
         config = backbone.config
+        if is_masked(config) and not is_decoder(config):
+            parts = load_masked_head(folder, backbone)
+            return cls(parts.weight, parts.bias, 1.0, None, tied=False, transform=parts.transform)
         if not is_decoder(config) or hasattr(config, "lm_head_multiplier"):
             raise UnsupportedModelError(f"{config.model_type} has no plain language-model head to make terms with")
         scale, softcap = _scale(config), getattr(config, "final_logit_softcapping", None)
@@ -61,13 +67,18 @@ class LmHead:
         raise ModelError(f"{folder} has no language-model head: load the decoder it came from, or leave sparse out")
 
     def save(self, folder: Path) -> None:
-        """Write weight and bias; a tied head is in the backbone's weights already."""
+        """Write weight and bias of a decoder's head; a tied one is in the backbone's weights already."""
         if self.tied:
             return
         folder.mkdir(parents=True, exist_ok=True)
         state = {"lm_head.weight": self.weight, **({"lm_head.bias": self.bias} if self.bias is not None else {})}
         plain = {name: value.detach().contiguous().cpu() for name, value in state.items()}
         save_file(plain, folder / "model.safetensors")
+
+    def states(self, hidden: Tensor) -> Tensor:
+        """Return what the weight is multiplied with, (tokens, width of the weight), of (tokens, H) hidden states."""
+        hidden = hidden.to(self.weight.dtype)
+        return hidden if self.transform is None else self.transform(hidden)
 
     def adjust(self, logits: Tensor) -> Tensor:
         """Apply scale and cap to (batch, V) raw logits; both keep their order, so a maximum may come first."""

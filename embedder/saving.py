@@ -9,16 +9,19 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from tokenizers import processors
-from transformers import PreTrainedTokenizerFast
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from . import calibration
 from .errors import ModelError
-from .formats import sentence_transformers
-from .formats.folder import CALIBRATION_FOLDER, LATENT_FOLDER, LM_HEAD_FOLDER
+from .formats import sentence_transformers, sparse_encoder
+from .formats.folder import CALIBRATION_FOLDER, LATENT_FOLDER
+from .masked_head import HeadTransform
 from .spec import EncoderSpec, Pooling, PromptSpan
 from .tokenization import TextTokenizer
 
@@ -41,7 +44,9 @@ def save_encoder(encoder: Encoder, folder: Path) -> None:
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         draft.mkdir(parents=True)
-        encoder.backbone.model.save_pretrained(draft)
+        whole_model(encoder).save_pretrained(draft)
+        # A bidirectional model must not be generated from, so it says nothing about how.
+        (draft / "generation_config.json").unlink(missing_ok=True)
         plain_tokenizer(encoder.text_tokenizer).save_pretrained(draft)
         _save_modules(encoder, draft)
         encoder.spec.save(draft)
@@ -88,19 +93,48 @@ def _counting_differs(tokenizer: TextTokenizer, spec: EncoderSpec) -> str | None
     return None
 
 
+def whole_model(encoder: Encoder) -> PreTrainedModel:
+    """Return the backbone, under the language-model head that a sparse head needs; no weight is copied.
+
+    Raises:
+        ModelError: if transformers' class for both has a weight that neither gives.
+    """
+    backbone, sparse = encoder.backbone.model, encoder.sparse_head
+    if sparse is None:
+        return backbone
+    head = sparse.lm_head
+    with torch.device("meta"):
+        kind = AutoModelForCausalLM if head.transform is None else AutoModelForMaskedLM
+        model: PreTrainedModel = kind.from_config(copy.deepcopy(backbone.config))
+    setattr(model, model.base_model_prefix, backbone)
+    if isinstance(head.transform, HeadTransform):
+        model.load_state_dict(head.transform.model.state_dict(), strict=False, assign=True)
+    last: Any = model.get_output_embeddings()
+    last.weight = nn.Parameter(head.weight, requires_grad=False)
+    if head.bias is not None:
+        last.bias = nn.Parameter(head.bias, requires_grad=False)
+    if empty := [name for name, tensor in model.named_parameters() if tensor.is_meta]:
+        raise ModelError(f"{encoder.path} gives no {empty[0]}, which its language model would be saved with")
+    return model.eval()
+
+
 def _save_modules(encoder: Encoder, folder: Path) -> None:
     """Write what stands behind the backbone, and sentence-transformers' description where it can have one."""
-    spec = encoder.spec
-    reason = sentence_transformers.inexpressible(spec) or _counting_differs(encoder.text_tokenizer, spec)
+    spec, dense = encoder.spec, list[Path]()
+    sparse_alone = spec.sparse is not None and encoder.outputs == ("sparse",)
+    if sparse_alone:
+        reason = sparse_encoder.inexpressible(spec)
+    else:
+        reason = sentence_transformers.inexpressible(spec) or _counting_differs(encoder.text_tokenizer, spec)
     if reason:
         log.warning("%s is saved for Decant alone: sentence-transformers cannot express it, %s", encoder.path, reason)
         sentence_transformers.write_foreign(folder)
         dense = [folder / sentence_transformers.dense_folder(i) / "model.safetensors" for i in range(len(spec.dense))]
+    elif sparse_alone and encoder.sparse_head:
+        sparse_encoder.write(folder, spec, masked=encoder.sparse_head.lm_head.transform is not None)
     else:
         dense = sentence_transformers.write(folder, spec, encoder.backbone.hidden_size)
     encoder.head.save_dense(dense)
     if encoder.head.latent:
         encoder.head.latent.save(folder / LATENT_FOLDER)
-    if encoder.sparse_head:
-        encoder.sparse_head.lm_head.save(folder / LM_HEAD_FOLDER)
     calibration.save(encoder.calibrations, folder / CALIBRATION_FOLDER)

@@ -47,12 +47,15 @@ class SparseHead:
             keep: (total_tokens,) bool, the pooled tokens; None for all.
 
         Returns:
-            (batch, V) float32, not negative.
+            (batch, V) float32, not negative; zeros for a text that is left without a place.
         """
         if len(self._special):
             plain = ~torch.isin(input_ids, self._special)
             keep = plain if keep is None else keep & plain
-        logits = max_logits(hidden.to(self.lm_head.weight.dtype), layout, keep, self.lm_head.weight, self.lm_head.bias)
+        if self._spec.shifted:
+            keep = _in_front(keep, layout)
+        states = self.lm_head.states(hidden)
+        logits = max_logits(states, layout, keep, self.lm_head.weight, self.lm_head.bias)
         weights = splade_weights(self.lm_head.adjust(logits), double_log=self._spec.double_log)
         weights = weights * self._open
         if self._spec.top_k is not None and self._spec.top_k < self.terms:
@@ -63,6 +66,14 @@ class SparseHead:
     def rows(self, hidden: Tensor, input_ids: Tensor, layout: PackedLayout, keep: Tensor | None) -> csr_array:
         """Return (batch, V) float32 CSR rows of the terms with a positive weight; arguments as in `weights`."""
         return csr_array(self.weights(hidden, input_ids, layout, keep).cpu().numpy())
+
+
+def _in_front(keep: Tensor | None, layout: PackedLayout) -> Tensor:
+    """Return the places whose next token, in the same text, is kept: a last token's logits speak of no token."""
+    ids = layout.sequence_ids()
+    followed = ids == ids.roll(-1)
+    followed[-1] = False
+    return followed if keep is None else followed & keep.roll(-1)
 
 
 def explain(rows: csr_array, tokenizer: Tokenizer, top: int | None = None) -> list[list[tuple[str, float]]]:

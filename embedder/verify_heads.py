@@ -81,8 +81,12 @@ def sparse_pooling(encoder: Encoder) -> Measurement:
     for i, ids in enumerate(tokenized.ids):
         hidden = hidden_states(encoder, [torch.from_numpy(ids).long().to(encoder.backbone.device)])
         plain = [t for t in range(int(tokenized.pool_from[i]), len(ids)) if int(ids[t]) not in barred]
+        if sparse.shifted:
+            plain = [t - 1 for t in plain if t > 0]
+        states = head.lm_head.states(hidden[plain].to(encoder.backbone.device)).float().cpu()
         weight, bias = head.lm_head.weight.float().cpu(), head.lm_head.bias
-        logits = hidden[plain] @ weight.T + (0.0 if bias is None else bias.float().cpu())
+        logits = states @ weight.T + (0.0 if bias is None else bias.float().cpu())
+        logits = logits if plain else torch.zeros(1, head.terms)
         expected = head.lm_head.adjust(logits).relu().log1p().amax(0)
         expected = expected.log1p() if sparse.double_log else expected
         got = torch.from_numpy(rows[[i]].toarray()[0])

@@ -14,7 +14,7 @@ from ..backbone import load_config, model_type
 from ..errors import ModelError, UnsupportedModelError
 from ..prompts import apply_rule
 from ..spec import SPEC_FILE, EncoderSpec
-from . import llm2vec, nv_embed, sentence_transformers
+from . import llm2vec, nv_embed, sentence_transformers, sparse_encoder
 from .json_file import read_json
 
 ADAPTER_FILE = "adapter_config.json"
@@ -24,7 +24,6 @@ CALIBRATION_FOLDER = "calibration"
 
 # Formats with rules of their own, which a generic reading would get wrong without an error.
 _NOT_YET = {
-    "1_SpladePooling": "a sparse encoder",
     "1_MultiVectorMaskFilter": "a multi-vector encoder",
 }
 
@@ -108,7 +107,8 @@ def read_folder(folder: Path, *, alone: bool = True) -> ModelFiles:
         files = _with_adapter(ModelFiles(EncoderSpec(), folder, folder), bare=True)
         return replace(files, spec=apply_rule("gritlm", files.spec))
     if (folder / sentence_transformers.MODULES_FILE).is_file():
-        parts = sentence_transformers.read(folder)
+        reader = sparse_encoder if sparse_encoder.is_sparse_encoder(folder) else sentence_transformers
+        parts = reader.read(folder)
         return _with_adapter(ModelFiles(parts.spec, parts.backbone, parts.tokenizer, parts.dense))
     if (folder / ADAPTER_FILE).is_file() or config:
         return _with_adapter(ModelFiles(EncoderSpec(), folder, folder), bare=True)

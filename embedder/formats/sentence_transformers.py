@@ -5,21 +5,21 @@ Layouts as of sentence-transformers 6.2 (`base/modules`, `sentence_transformer/m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
 
-from ..backbone import load_config
+from ..backbone import first_position, load_config
 from ..errors import ModelError, UnsupportedModelError
 from ..spec import Activation, Attention, DenseSpec, EncoderSpec, Pooling, PromptSpan, Rewrite
 from .json_file import read_json, write_json
 
 MODULES_FILE = "modules.json"
 FOREIGN_MODULE = "decant.embedder.formats.foreign_module.DecantModule"
-_MODEL_FILE = "config_sentence_transformers.json"
-_TRANSFORMER_FILE = "sentence_bert_config.json"
+MODEL_FILE = "config_sentence_transformers.json"
+TRANSFORMER_FILE = "sentence_bert_config.json"
 
 _POOLING = {
     "mean": Pooling.MEAN,
@@ -63,7 +63,7 @@ def read(folder: Path) -> SentenceTransformerParts:
         ModelError: if a file is missing or broken.
         UnsupportedModelError: for a module, option or order that would not be honoured.
     """
-    modules = _read_modules(folder / MODULES_FILE)
+    modules = read_modules(folder / MODULES_FILE)
     names = [str(m["type"]).rsplit(".", 1)[-1] for m in modules]
     if names[:2] != ["Transformer", "Pooling"]:
         raise UnsupportedModelError(
@@ -80,7 +80,10 @@ def read(folder: Path) -> SentenceTransformerParts:
             files.append(path / "model.safetensors")
         elif name != "Normalize" or position != len(names):
             raise UnsupportedModelError(f"{folder} has a {name} module at place {position}, which Decant cannot honour")
-    spec = _read_spec(folder, backbone, pooling, include_prompt, tuple(dense), names[-1] == "Normalize")
+    plain = read_spec(folder, backbone)
+    spec = replace(
+        plain, pooling=pooling, include_prompt=include_prompt, dense=tuple(dense), normalize=names[-1] == "Normalize"
+    )
     return SentenceTransformerParts(spec, backbone, backbone, files)
 
 
@@ -93,18 +96,14 @@ def inexpressible(spec: EncoderSpec) -> str | None:
     """Say why sentence-transformers' own modules cannot compute this encoder's vectors; None where they can."""
     templates = [spec.template(kind) for kind in spec.prompts]
     skips = not spec.include_prompt
+    if reason := around_the_text(spec):
+        return reason
     if spec.latent:
         return "it has no latent attention"
     if spec.pooling is Pooling.NONE:
         return "it has no vectors of that kind alone"
     if spec.standardize:
         return "it does not standardise vectors"
-    if spec.rewrite is not Rewrite.NONE:
-        return "it does not rewrite texts"
-    if not all(template.is_prefix for template in templates):
-        return "its prompts stand in front of a text only"
-    if spec.text_limit:
-        return "it limits a text only together with its prompt"
     if skips and spec.prompt_span is PromptSpan.TEXT:
         return "it leaves special tokens out of the vector only where there is a prompt"
     if skips and spec.prompt_span is PromptSpan.BARE_TOKENS and any(template.parts[0] for template in templates):
@@ -112,10 +111,21 @@ def inexpressible(spec: EncoderSpec) -> str | None:
     return None
 
 
+def around_the_text(spec: EncoderSpec) -> str | None:
+    """Say what of the way from text to tokens sentence-transformers cannot do; None where it can do all."""
+    if spec.rewrite is not Rewrite.NONE:
+        return "it does not rewrite texts"
+    if not all(spec.template(kind).is_prefix for kind in spec.prompts):
+        return "its prompts stand in front of a text only"
+    if spec.text_limit:
+        return "it limits a text only together with its prompt"
+    return None
+
+
 def write_foreign(folder: Path) -> None:
     """Write a modules.json that sentence-transformers follows to Decant, or refuses; never a plain reading."""
     write_json(folder / MODULES_FILE, [{"idx": 0, "name": "0", "path": "", "type": FOREIGN_MODULE}])
-    write_json(folder / _MODEL_FILE, {"model_type": "SentenceTransformer", "prompts": {}})
+    write_json(folder / MODEL_FILE, {"model_type": "SentenceTransformer", "prompts": {}})
 
 
 def write(folder: Path, spec: EncoderSpec, hidden_size: int) -> list[Path]:
@@ -138,7 +148,7 @@ def write(folder: Path, spec: EncoderSpec, hidden_size: int) -> list[Path]:
         return folder / path
 
     add("Transformer", "", None)
-    write_json(folder / _TRANSFORMER_FILE, {"max_seq_length": spec.max_tokens, "do_lower_case": spec.lowercase})
+    write_json(folder / TRANSFORMER_FILE, {"max_seq_length": spec.max_tokens, "do_lower_case": spec.lowercase})
     modes = {key: _POOLING.get(mode) is spec.pooling for key, mode in _LEGACY_POOLING.items()}
     add(
         "Pooling",
@@ -160,7 +170,7 @@ def write(folder: Path, spec: EncoderSpec, hidden_size: int) -> list[Path]:
     write_json(folder / MODULES_FILE, modules)
     prompts = {kind: spec.prompt(kind, None) for kind in spec.prompts}
     write_json(
-        folder / _MODEL_FILE,
+        folder / MODEL_FILE,
         {
             "model_type": "SentenceTransformer",
             "prompts": prompts,
@@ -177,13 +187,22 @@ def longest_sequence(config: PretrainedConfig, tokenizer: Path, limit: int | Non
     file = tokenizer / "tokenizer_config.json"
     declared = read_json(file).get("model_max_length") if file.is_file() else None
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int):
+        positions -= first_position(config.get_text_config())
     known = [int(n) for n in (limit or declared, positions) if isinstance(n, int | float) and 0 < n < 10**9]
     return min(known, default=512)
 
 
-def _read_modules(file: Path) -> list[dict[str, Any]]:
+def read_modules(file: Path) -> list[dict[str, Any]]:
+    """Read a modules.json, in order.
+
+    Raises:
+        ModelError: if it lists something that is no module, or nothing.
+    """
     modules = read_json(file, list)
-    if not all(isinstance(module, dict) and {"idx", "type", "path"} <= module.keys() for module in modules):
+    if not modules or not all(
+        isinstance(module, dict) and {"idx", "type", "path"} <= module.keys() for module in modules
+    ):
         raise ModelError(f"{file} lists a module without idx, type or path")
     return sorted(modules, key=lambda module: module["idx"])
 
@@ -227,31 +246,25 @@ def _read_dense(folder: Path) -> DenseSpec:
     )
 
 
-def _read_spec(
-    folder: Path,
-    backbone: Path,
-    pooling: Pooling,
-    include_prompt: bool,
-    dense: tuple[DenseSpec, ...],
-    normalize: bool,
-) -> EncoderSpec:
-    transformer = read_json(backbone / _TRANSFORMER_FILE) if (backbone / _TRANSFORMER_FILE).is_file() else {}
-    model = read_json(folder / _MODEL_FILE) if (folder / _MODEL_FILE).is_file() else {}
-    if model.get("model_type", "SentenceTransformer") != "SentenceTransformer":
+def read_spec(folder: Path, backbone: Path, model_type: str = "SentenceTransformer") -> EncoderSpec:
+    """Read what a folder says of itself outside its modules: attention, prompts, limits and widths.
+
+    Raises:
+        UnsupportedModelError: if it says that it is a model of another type.
+    """
+    transformer = read_json(backbone / TRANSFORMER_FILE) if (backbone / TRANSFORMER_FILE).is_file() else {}
+    model = read_json(folder / MODEL_FILE) if (folder / MODEL_FILE).is_file() else {}
+    if model.get("model_type", model_type) != model_type:
         raise UnsupportedModelError(f"{folder} is a {model['model_type']}, which this version of Decant cannot load")
     config = load_config(backbone) if (backbone / "config.json").is_file() else PretrainedConfig()
     width = model.get("truncate_dim")
     return EncoderSpec(
         attention=Attention.BIDIRECTIONAL if _is_bidirectional(config) else Attention.CAUSAL,
-        pooling=pooling,
         prompts=_prompts(model),
-        include_prompt=include_prompt,
         prompt_span=PromptSpan.TOKENS,
         append_eos=declares_eos(backbone),
         lowercase=bool(transformer.get("do_lower_case", False)),
         max_tokens=longest_sequence(config, backbone, transformer.get("max_seq_length")),
-        dense=dense,
-        normalize=normalize,
         dimensions=tuple(model.get("matryoshka_dimensions") or ()) + ((width,) if width else ()),
         default_dimension=width,
     )

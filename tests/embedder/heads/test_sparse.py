@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,26 @@ def test_unpooled_prompt_stays_out(encoder_with_head: Callable[..., Encoder]) ->
     assert np.abs(rows.toarray()[0] - expected.numpy()).max() <= 1e-5
 
 
+def test_shifted_head_speaks_of_the_next_token(encoder_with_head: Callable[..., Encoder]) -> None:
+    """Trained by MNTP, logits at a place are the next token's: BOS speaks, the last token and the prompt's do not."""
+    spec = replace(SPARSE, prompts={"query": "query: "}, include_prompt=False, sparse=SparseSpec(shifted=True))
+    encoder = encoder_with_head(tokenizer="metaspace", spec=spec)
+    model = AutoModelForCausalLM.from_pretrained(encoder.path, attn_implementation="eager").eval()
+    for kind, text in (("document", TEXTS[0]), ("document", "a"), ("query", TEXTS[1])):
+        tokenized = encoder.text_tokenizer([text], spec.template(kind))
+        ids, start = tokenized.ids[0], max(1, int(tokenized.pool_from[0]))
+        with torch.no_grad():
+            logits = model(torch.from_numpy(ids).long()[None]).logits[0, start - 1 : len(ids) - 1]
+        expected = torch.log1p(logits.relu()).amax(0)
+        expected[:4] = 0
+        expected[encoder.tokenizer.get_vocab_size() :] = 0
+        rows = encoder.encode([text], kind=kind, outputs=["sparse"]).sparse
+        assert np.abs(rows.toarray()[0] - expected.numpy()).max() <= 1e-5
+    assert sparse_pooling(encoder).passed
+    encoder.sparse_head._spec = SparseSpec()
+    assert not sparse_pooling(encoder).passed
+
+
 def test_cap_keeps_the_heaviest(encoder_with_head: Callable[..., Encoder]) -> None:
     encoder = encoder_with_head()
     whole = encoder.encode(TEXTS, outputs=["sparse"]).sparse
@@ -159,11 +180,11 @@ def test_saved_and_loaded_again_gives_the_same_rows(
     rows = [one.encode(TEXTS, outputs=["sparse"]).sparse for one in (encoder, again)]
     # Not to the bit: where weights lie in memory decides how a matrix product rounds.
     assert np.abs(rows[0].toarray() - rows[1].toarray()).max() <= 1e-6
-    assert (tmp_path / "saved/lm_head").is_dir() is not tied
     before = again.fingerprint
     if not tied:
-        file = tmp_path / "saved/lm_head/model.safetensors"
-        save_file({name: value + 1 for name, value in load_file(file).items()}, file)
+        file = tmp_path / "saved/model.safetensors"
+        state = load_file(file)
+        save_file({**state, "lm_head.weight": state["lm_head.weight"] + 1}, file, metadata={"format": "pt"})
         assert Encoder.load(tmp_path / "saved", dtype="float32").fingerprint != before
 
 
@@ -195,9 +216,7 @@ def test_agrees_with_sentence_transformers(encoder_with_head: Callable[..., Enco
 def test_tiles_equal_one_logit_matrix_forward_and_gradient(
     lengths: list[int], masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from decant.kernels.pooling import splade
-
-    monkeypatch.setattr(splade, "TILE_TOKENS", 6)
+    monkeypatch.setattr(import_module("decant.kernels.pooling.splade"), "TILE_TOKENS", 6)
     layout = PackedLayout.from_lengths(lengths, causal=True)
     total = sum(lengths)
     keep = torch.arange(total) % 3 != 1 if masked else None
@@ -224,9 +243,11 @@ def test_tiles_equal_one_logit_matrix_forward_and_gradient(
 def test_what_has_no_head_is_refused(new_model: Callable[..., Path], encoder_with_head: Callable[..., Encoder]) -> None:
     with pytest.raises(ModelError, match="has no language-model head"):
         Encoder.load(new_model("llama", tie_word_embeddings=False, name="bare"), spec=SPARSE)
-    with pytest.raises(UnsupportedModelError, match="bert has no plain language-model head"):
-        spec = replace(SPARSE, attention="bidirectional")
+    spec = replace(SPARSE, attention="bidirectional")
+    with pytest.raises(ModelError, match=r"bert has no language-model head \(cls.predictions.* is missing\)"):
         Encoder.load(new_model("bert", "wordpiece", name="bert"), dtype="float32", spec=spec)
+    with pytest.raises(UnsupportedModelError, match="clip_text_model has no plain language-model head"):
+        Encoder.load(new_model("clip_text_model", name="clip"), dtype="float32", spec=SPARSE)
     with pytest.raises(InputError, match="offers dense and sparse vectors, not router"):
         encoder_with_head().encode(["a"], outputs=["router"])
     with pytest.raises(ModelError, match="top_k must be at least 1"):
