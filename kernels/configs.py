@@ -1,6 +1,6 @@
 """Block sizes and launch parameters of the kernels, per class of device: stored, never searched while serving.
 
-`benchmarks/kernels.py --autotune` measures them on a GPU and writes `configs.json` anew.
+`benchmarks/kernel_speed.py --autotune` measures them on a GPU and writes `configs.json` anew.
 """
 
 from __future__ import annotations
