@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..index import Document, Hit, Searcher, Store
 from ..index.batches import index_documents
 from ..index.errors import QueryError
+from ..index.modes import needed, parse_mode
 from .caller import Caller
 from .engine import EmbedOptions, Encoded
 from .errors import DeadlineExceeded, EmptyInput, Overloaded, UnknownName
@@ -101,7 +102,8 @@ class SearchService:
             raise QueryError("the query is empty: say what to look for")
         stages = (0.0, 0.0, 0.0)
         vectors: NDArray[np.float32] | None = None
-        if query.mode in ("dense", "hybrid"):
+        # Modes that need more than the dense vector encode on the store's thread, through the same queue.
+        if needed(parse_mode(query.mode, self.store.meta.layout)) == ("dense",):
             embedded = await self.model.embed([query.text], EmbedOptions(kind="query"), caller, Priority.QUERY)
             [item] = embedded.items
             if not isinstance(item, Encoded):

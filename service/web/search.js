@@ -4,7 +4,7 @@ import { byId, count, el, heading, marked, shortPlace } from "./dom.js";
 import { open } from "./source.js";
 
 const ABOUT = {
-  hybrid: "the lists, fused by rank",
+  hybrid: "the other lists, fused",
   dense: "by meaning",
   sparse: "by learned terms",
   lexical: "by words, BM25",

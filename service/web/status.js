@@ -39,7 +39,7 @@ function store({ info, modes, store: name }) {
 
 /** How a mode searches the store: exactly, or by which generation of which accelerator. */
 function how(mode, info) {
-  if (mode === "hybrid") return `${info.modes.filter((name) => ["dense", "sparse", "lexical"].includes(name)).join(", ")}: fused by rank`;
+  if (mode === "hybrid") return `${info.modes.filter((name) => ["dense", "sparse", "lexical"].includes(name)).join(", ")}: fused`;
   const facts = info[mode] ?? {};
   const parts = [facts.scoring, facts.terms && `${whole.format(facts.terms)} terms`, facts.search, facts.reason];
   if (facts.covered !== undefined) parts.push(`${whole.format(facts.covered)} covered, ${whole.format(facts.exact_tail ?? 0)} searched exactly beside it, ${whole.format(facts.tombstones ?? 0)} no longer there`);

@@ -137,6 +137,16 @@ def running(encoder: Encoder, store: Path) -> Generator[Running]:
     made.stop()
 
 
+@pytest.fixture(scope="session")
+def make_running() -> Callable[..., Running]:
+    """`make_running(encoder, **settings)`: a server that the caller stops, for fixtures of wider scope."""
+
+    def made(encoder: Encoder, **settings: Any) -> Running:
+        return Running(Settings.load(name="tiny", grpc_port=0, http_port=0, **settings), encoder)
+
+    return made
+
+
 @pytest.fixture
 def run_server(encoder: Encoder) -> Generator[Callable[..., Running]]:
     """`run_server(**settings)`: a server of this test's own; `of` is its model, `load` makes the others."""

@@ -161,7 +161,8 @@ def test_terms_of_a_query_come_heaviest_first(
     [known] = sparse_encoder.terms(expected, len(terms))
     assert [term for term, _ in terms] == [term for term, _ in known]
     assert [weight for _, weight in terms] == pytest.approx([weight for _, weight in known], abs=1e-5)
-    assert server.http("/ui/api/search", {"query": "water", "mode": "sparse"}).json["hits"]
+    for mode in ("hybrid", "dense", "sparse", "lexical"):
+        assert server.http("/ui/api/search", {"query": "water", "mode": mode}).json["hits"]
     refused = running.http("/ui/api/terms", {"query": "water"})
     assert 400 <= refused.status < 500 and "sparse" in refused.json["error"]["message"]
 
