@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
+from .generators import Draft, GeneratorModel, GeneratorName, make_answerer
 from .loading import load_encoder, waiting
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Mode, Model, Store
-from .output import print_json, results
+from .output import print_json, results, say
 from .problem import require_store
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ...rag import Answer
 
 NAME = "ask"
-SHORT_HELP = "Answer a question in the words of the documents, with sources."
+SHORT_HELP = "Answer a question from the documents, with sources."
 
 
 def command(
@@ -29,37 +33,61 @@ def command(
         str | None,
         typer.Option("--filter", metavar="SQL", help="Read only these, for example \"path LIKE '%.md'\"."),
     ] = None,
+    generator: GeneratorName = None,
+    generator_model: GeneratorModel = None,
+    draft: Draft = None,
     model: Model = None,
     device: Device = None,
     dtype: DtypeOption = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Answer a question in the words of the documents, with sources.
+    """Answer a question from the documents, with sources.
 
-    The answer is made of sentences quoted from the indexed documents, each followed by the number of its source; the
-    sources name the file and the range of characters, checked against the stored text. Where no sentence speaks to
-    the question strongly enough, the answer says so.
+    Every sentence of the answer is followed by the number of its source; the sources name the file and the range of
+    characters, checked against the stored text, and quote it. Sentences that the documents do not hold are left out.
+    Where nothing in the documents speaks to the question strongly enough, the answer says so.
     """
     require_store(store)
     encoder = load_encoder(model, device, dtype, debug=debug)
     from ...index.store import Store as IndexStore
-    from ...rag import Answerer, AnswerRules
+    from ...rag import AnswerRules
 
-    with waiting("reading"), IndexStore.open(store, encoder=encoder, read_only=True) as opened:
-        rules = AnswerRules(passages=passages, mode=mode.value)
-        answer = Answerer(opened, encoder, rules).ask(question, filter=where)
-    if as_json:
-        print_json(asdict(answer))
-        return
-    _print(answer)
+    rules = AnswerRules(passages=passages, mode=mode.value)
+    with IndexStore.open(store, encoder=encoder, read_only=True) as opened:
+        answerer = make_answerer(opened, encoder, rules, generator, generator_model, draft, device)
+        if as_json:
+            print_json(asdict(answerer.ask(question, filter=where)))
+            return
+        with waiting("reading"):
+            pieces = answerer.stream(question, filter=where)
+            first = next(pieces)
+        show_answer(first, pieces)
 
 
-def _print(answer: Answer) -> None:
+def show_answer(first: str | Answer, pieces: Iterator[str | Answer]) -> Answer:
+    """Print an answer's text as it comes, then its sources; return it."""
+    from ...rag import Answer
+
     console = results()
+    piece: str | Answer = first
+    while not isinstance(piece, Answer):
+        console.print(Text(piece), end="", soft_wrap=True)
+        piece = next(pieces)
+    console.print()
+    _print_sources(console, piece)
+    if piece.note:
+        say(piece.note)
+    if piece.dropped:
+        say(f"left out, because the documents do not say it: {' / '.join(piece.dropped)}", style="yellow")
+    return piece
+
+
+def _print_sources(console: Console, answer: Answer) -> None:
     width = min(console.width, 100)
-    console.print(Text(answer.text), width=width)
     for citation in answer.citations:
         place = f"{citation.path or citation.doc_id}:{citation.start_char}-{citation.end_char}"
         line = Text.assemble("\n" if citation.number == 1 else "", (f"[{citation.number}] ", "bold"), (place, "cyan"))
         console.print(line, width=width)
+        if answer.generator != "evidence":
+            console.print(Text("    " + " ".join(citation.text.split()), style="dim"), width=width)

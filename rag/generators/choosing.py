@@ -1,0 +1,67 @@
+"""From the few words of a command line or a configuration to a generator."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ...embedder.encoder import Encoder
+from ...index.store import Store
+from ..context_cache import ContextCache
+from ..errors import GeneratorError
+from ..generation import Generator
+from ..reader.adapter import SHIPPED, TrainedReader
+
+EVIDENCE, READER = "evidence", "reader"
+KEY_VARIABLE = "DECANT_GENERATOR_KEY"
+
+
+@dataclass(frozen=True)
+class GeneratorChoice:
+    """Who is to write.
+
+    Attributes:
+        name: `evidence`, `reader`, an endpoint's address, or a decoder's folder; None for the reader where there is
+            one for the model, else evidence.
+        model: what an endpoint calls its model.
+        draft: folder of a smaller decoder that drafts for a local one.
+        device: for a local decoder.
+    """
+
+    name: str | None = None
+    model: str | None = None
+    draft: str | None = None
+    device: str | None = None
+
+
+def build_generator(choice: GeneratorChoice, store: Store, encoder: Encoder) -> Generator | None:
+    """Make the generator; None for quotations. The endpoint's key comes from the environment alone.
+
+    Raises:
+        GeneratorError: it cannot be loaded, or something that it needs is missing.
+    """
+    name = choice.name
+    if name == EVIDENCE or (name is None and not has_reader(encoder)):
+        return None
+    if name is None or name == READER:
+        from ..reader.generator import ReaderGenerator
+
+        return ReaderGenerator.load(encoder, ContextCache.of(store, encoder))
+    if name.startswith(("http://", "https://")):
+        from .endpoint import EndpointGenerator, EndpointSettings
+
+        if not choice.model:
+            raise GeneratorError("an endpoint needs the name of its model: give it with --generator-model")
+        return EndpointGenerator(EndpointSettings(name, choice.model, os.environ.get(KEY_VARIABLE, "")))
+    from .decoder import DecoderGenerator
+
+    return DecoderGenerator.load(name, device=choice.device, draft=choice.draft)
+
+
+def has_reader(encoder: Encoder) -> bool:
+    """Whether the reader that ships was trained on this encoder."""
+    try:
+        TrainedReader.load(SHIPPED, encoder)
+    except GeneratorError:
+        return False
+    return True

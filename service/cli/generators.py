@@ -1,0 +1,53 @@
+"""Options of the commands that answer: who writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ...embedder import Encoder
+    from ...index.store import Store
+    from ...rag import Answerer, AnswerRules
+
+GeneratorName = Annotated[
+    str | None,
+    typer.Option(
+        "--generator",
+        envvar="DECANT_GENERATOR",
+        metavar="WHO",
+        help="Who writes: evidence (quotations), reader (the words of a passage that answer, from cached states), the "
+        "address of an OpenAI-compatible endpoint, or a decoder's folder. Default: reader where the model has one, "
+        "else evidence.",
+    ),
+]
+GeneratorModel = Annotated[
+    str | None,
+    typer.Option(
+        "--generator-model",
+        envvar="DECANT_GENERATOR_MODEL",
+        metavar="NAME",
+        help="What the endpoint calls its model. Its key is read from DECANT_GENERATOR_KEY.",
+    ),
+]
+Draft = Annotated[
+    str | None, typer.Option("--draft", metavar="FOLDER", help="A smaller decoder that drafts for the one that writes.")
+]
+
+
+def make_answerer(
+    store: Store,
+    encoder: Encoder,
+    rules: AnswerRules,
+    generator: str | None,
+    model: str | None,
+    draft: str | None,
+    device: str | None,
+) -> Answerer:
+    """An answerer with the generator that the options name; raises GeneratorError."""
+    from ...rag import Answerer
+    from ...rag.generators.choosing import GeneratorChoice, build_generator
+
+    choice = GeneratorChoice(generator, model, draft, device)
+    return Answerer(store, encoder, rules, generator=build_generator(choice, store, encoder))
