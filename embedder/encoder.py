@@ -25,6 +25,7 @@ from .calibration import Calibration
 from .device import choose_device, choose_dtype
 from .embeddings import Embeddings
 from .errors import InputError, ModelError
+from .examples import ExampleIndex, check_examples, read_examples
 from .fingerprint import fingerprint
 from .formats.folder import ModelFiles, read_folder, resolve, stack_adapters
 from .head import Head
@@ -33,8 +34,7 @@ from .packing import pack_by_length
 from .prompts import apply_rule
 from .router import RouterHead
 from .sparse import SparseHead, explain
-from .spec import EncoderSpec, Pooling
-from .template import Template
+from .spec import EncoderSpec, ExampleSpec, Pooling
 from .tokenization import TextTokenizer, TokenizedTexts, Truncate
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "decant-mini"
@@ -61,6 +61,7 @@ class Encoder:
         backbone: Backbone,
         tokenizer: TextTokenizer,
         calibrations: Mapping[str, Calibration],
+        examples: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Put the heads that the spec asks for on a loaded backbone; use `Encoder.load`.
 
@@ -85,6 +86,9 @@ class Encoder:
             special = tokenizer.source.all_special_ids
             self.sparse_head = SparseHead(spec.sparse, lm_head, special, tokenizer.vocabulary_size)
         self.router_head = RouterHead(spec.router, backbone, calibrations.get("router")) if spec.router else None
+        self.example_index: ExampleIndex | None = None
+        if spec.retrieved_examples:
+            self.example_index = ExampleIndex(check_examples(examples), spec.retrieved_examples, self._without_examples)
 
     @classmethod
     def load(
@@ -96,6 +100,7 @@ class Encoder:
         spec: EncoderSpec | None = None,
         rule: str | None = None,
         adapters: Sequence[str | Path] = (),
+        examples: str | Path | None = None,
         verify: bool = True,
     ) -> Self:
         """Load an encoder: a model folder, a hub name, or the model that ships with Decant.
@@ -109,6 +114,8 @@ class Encoder:
             rule: name of a published model's prompts, pooling and attention in `prompts.RULES`, put over the folder's
                 description; for models published without one.
             adapters: PEFT folders merged on top, in this order; an LLM2Vec folder among them brings its description.
+            examples: a .jsonl of `query` and `positive`, from which each query gets its examples; None for the folder's
+                own, where its description retrieves any.
             verify: prove the cheap invariants on the loaded model (`verify.check_loaded`).
 
         Raises:
@@ -121,6 +128,8 @@ class Encoder:
             files = replace(files, spec=apply_rule(rule, files.spec))
         if spec is not None:
             files = replace(files, spec=spec)
+        if examples is not None and files.spec.retrieved_examples is None:
+            files = replace(files, spec=replace(files.spec, retrieved_examples=ExampleSpec()))
         if len(files.dense) != len(files.spec.dense):
             raise ModelError(f"{path} has {len(files.dense)} dense layers, its spec says {len(files.spec.dense)}")
         place = choose_device(device)
@@ -138,7 +147,9 @@ class Encoder:
             backbone.model = merge_adapter(backbone.model, adapter)
         backbone.check_vocabulary(tokenizer.vocabulary_size, files.backbone)
         stored = calibration.load(files.calibration) if files.calibration else {}
-        encoder = cls(files, path, backbone, tokenizer, stored)
+        source = files.examples if examples is None else Path(examples)
+        pairs = read_examples(source) if source and files.spec.retrieved_examples else []
+        encoder = cls(files, path, backbone, tokenizer, stored, pairs)
         if verify:
             from .verify import check_loaded
 
@@ -172,6 +183,7 @@ class Encoder:
         heads = [file for place in apart for file in sorted(place.glob("*.safetensors"))]
         folders = [files.backbone, *files.adapters, files.tokenizer]
         measured = calibration.digest(self.calibrations) if self.calibrations else b""
+        measured += self.example_index.digest() if self.example_index else b""
         return fingerprint(files.spec, folders, [*files.dense, *heads], measured)
 
     def encode(
@@ -192,7 +204,8 @@ class Encoder:
             texts: one text or several.
             kind: which of the spec's prompts goes in front, `query` or `document` as a rule.
             instruction: the task, for models whose prompt has a place for it.
-            examples: (query, passage) pairs put before each text, for models whose prompt has a place for them.
+            examples: (query, passage) pairs put before each text, for models whose prompt has a place for them; none
+                for those that the model retrieves for each text, where it does.
             outputs: representations wanted, of those in `Encoder.outputs`; None for dense vectors, or for whatever
                 there is where the model makes none.
             dimensions: width of the dense vectors, one the model was trained for; None for its default.
@@ -207,11 +220,10 @@ class Encoder:
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         outputs = self._wanted(outputs)
-        template = self._check(kind, instruction, examples, outputs, dimensions)
+        self._check(kind, instruction, examples, outputs, dimensions)
+        around = (kind, instruction, examples, truncate)
         parts = [
-            self._encode_window(
-                texts[start : start + WINDOW_TEXTS], start, template, outputs, dimensions, truncate, batch_tokens
-            )
+            self._encode_window(texts[start : start + WINDOW_TEXTS], start, around, outputs, dimensions, batch_tokens)
             for start in range(0, max(len(texts), 1), WINDOW_TEXTS)
         ]
         return Embeddings.concatenate(parts)
@@ -230,11 +242,12 @@ class Encoder:
     ) -> Iterator[Embeddings]:
         """Encode any number of texts in constant memory: parts in input order, arguments as in `encode`."""
         outputs = self._wanted(outputs)
-        template = self._check(kind, instruction, examples, outputs, dimensions)
+        self._check(kind, instruction, examples, outputs, dimensions)
+        around = (kind, instruction, examples, truncate)
         rest = iter(texts)
         start = 0
         while window := list(islice(rest, WINDOW_TEXTS)):
-            yield self._encode_window(window, start, template, outputs, dimensions, truncate, batch_tokens)
+            yield self._encode_window(window, start, around, outputs, dimensions, batch_tokens)
             start += len(window)
 
     def save(self, folder: str | Path) -> None:
@@ -269,11 +282,11 @@ class Encoder:
         examples: Sequence[tuple[str, str]],
         outputs: Sequence[str],
         dimensions: int | None,
-    ) -> Template:
-        """Refuse what cannot be honoured before any text is read; return what stands around each text."""
+    ) -> None:
+        """Refuse what cannot be honoured before any text is read."""
         self._refuse_missing(outputs)
         self.head.width(dimensions)
-        return self.spec.template(kind, instruction, examples)
+        self.spec.template(kind, instruction, examples)
 
     def _refuse_missing(self, outputs: Sequence[str]) -> None:
         offered = self.outputs
@@ -285,19 +298,72 @@ class Encoder:
         self,
         texts: list[str],
         offset: int,
-        template: Template,
+        around: tuple[str, str | None, Sequence[tuple[str, str]], Truncate],
         outputs: Sequence[str],
         dimensions: int | None,
-        truncate: Truncate,
         batch_tokens: int | None,
     ) -> Embeddings:
-        tokenized = self.text_tokenizer(texts, template, truncate, first=offset)
+        kind, instruction, examples, truncate = around
+        tokenized = self.tokenize(texts, kind, instruction, examples, truncate, first=offset)
         result = self.represent(tokenized, outputs, dimensions=dimensions, batch_tokens=batch_tokens)
         for vectors in (result.dense, result.router):
             bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)) if vectors is not None else []
             if len(bad):
                 raise ModelError(f"text {offset + bad[0]} gave a vector with NaN or infinity: try dtype=float32")
         return result
+
+    def tokenize(
+        self,
+        texts: Sequence[str],
+        kind: str = "document",
+        instruction: str | None = None,
+        examples: Sequence[tuple[str, str]] = (),
+        truncate: Truncate = "end",
+        *,
+        first: int = 0,
+    ) -> TokenizedTexts:
+        """Turn texts into token ids with everything the spec puts around them, examples found for each included.
+
+        Args:
+            texts: N texts.
+            kind: as in `encode`, like `instruction`, `examples` and `truncate`.
+            instruction: the task.
+            examples: pairs put before each text.
+            truncate: what happens to a text that is too long.
+            first: number of the first text, for error messages.
+
+        Raises:
+            InputError: as in `encode`.
+        """
+        if examples or self.example_index is None or not self.spec.retrieves(kind):
+            template = self.spec.template(kind, instruction, examples)
+            return self.text_tokenizer(texts, template, truncate, first=first)
+        parts = [self._with_examples(text, kind, instruction, truncate, first + i) for i, text in enumerate(texts)]
+        return TokenizedTexts(
+            [ids for part in parts for ids in part.ids],
+            np.array([part.pool_from[0] for part in parts], np.int32),
+            np.array([part.truncated[0] for part in parts], np.bool_),
+        )
+
+    def _with_examples(
+        self, text: str, kind: str, instruction: str | None, truncate: Truncate, number: int
+    ) -> TokenizedTexts:
+        """Tokenise one text behind as many of its examples, the nearest first to stay, as leave it whole."""
+        assert self.example_index is not None
+        found = self.example_index.for_query(text)
+        for left_out in range(len(found)):
+            template = self.spec.template(kind, instruction, found[left_out:])
+            try:
+                tokenized = self.text_tokenizer([text], template, first=number)
+            except InputError:  # the examples leave no room at all
+                continue
+            if not tokenized.truncated[0]:
+                return tokenized
+        return self.text_tokenizer([text], self.spec.template(kind, instruction), truncate, first=number)
+
+    def _without_examples(self, texts: list[str]) -> NDArray[np.float32]:
+        kinds = [kind for kind in self.spec.prompts if self.spec.retrieves(kind)]
+        return self.encode_tokens(self.text_tokenizer(texts, self.spec.template(kinds[0])))
 
     @torch.inference_mode()
     def represent(
@@ -398,7 +464,8 @@ class Encoder:
 
     def _with(self, spec: EncoderSpec, calibrations: Mapping[str, Calibration]) -> Self:
         files = replace(self._files, spec=spec)
-        return type(self)(files, self.path, self.backbone, self.text_tokenizer, calibrations)
+        pairs = self.example_index.pairs if self.example_index else ()
+        return type(self)(files, self.path, self.backbone, self.text_tokenizer, calibrations, pairs)
 
     def terms(self, sparse: csr_array, top: int | None = None) -> list[list[tuple[str, float]]]:
         """Return the terms of `Embeddings.sparse` as people read them, heaviest first, `top` per text at most."""

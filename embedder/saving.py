@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedM
 
 from . import calibration
 from .errors import ModelError
+from .examples import write_examples
 from .formats import sentence_transformers, sparse_encoder
-from .formats.folder import CALIBRATION_FOLDER, LATENT_FOLDER
+from .formats.folder import CALIBRATION_FOLDER, EXAMPLES_FILE, LATENT_FOLDER
 from .masked_head import HeadTransform
 from .spec import EncoderSpec, Pooling, PromptSpan
 from .tokenization import TextTokenizer
@@ -138,3 +139,5 @@ def _save_modules(encoder: Encoder, folder: Path) -> None:
     if encoder.head.latent:
         encoder.head.latent.save(folder / LATENT_FOLDER)
     calibration.save(encoder.calibrations, folder / CALIBRATION_FOLDER)
+    if encoder.example_index:
+        write_examples(encoder.example_index.pairs, folder / EXAMPLES_FILE)

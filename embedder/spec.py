@@ -14,6 +14,8 @@ from .spec_parts import (
     Activation,
     Attention,
     DenseSpec,
+    ExampleSearch,
+    ExampleSpec,
     LatentSpec,
     Pooling,
     PromptSpan,
@@ -31,6 +33,8 @@ __all__ = [
     "Attention",
     "DenseSpec",
     "EncoderSpec",
+    "ExampleSearch",
+    "ExampleSpec",
     "LatentSpec",
     "Pooling",
     "PromptSpan",
@@ -45,7 +49,13 @@ SPEC_FORMAT = 1
 INSTRUCTION_SLOT = "{instruction}"
 EXAMPLES_SLOT = "{examples}"
 # The optional parts of a spec, which are descriptions of their own.
-_PARTS = {"text_limit": TextLimit, "latent": LatentSpec, "sparse": SparseSpec, "router": RouterSpec}
+_PARTS = {
+    "text_limit": TextLimit,
+    "latent": LatentSpec,
+    "sparse": SparseSpec,
+    "router": RouterSpec,
+    "retrieved_examples": ExampleSpec,
+}
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,7 @@ class EncoderSpec:
     bare_prompts: Mapping[str, str] = field(default_factory=dict[str, str])
     instruction: str = ""
     example: str = ""
+    retrieved_examples: ExampleSpec | None = None
     include_prompt: bool = True
     prompt_span: PromptSpan = PromptSpan.OFFSETS
     add_special_tokens: bool = True
@@ -146,6 +157,8 @@ class EncoderSpec:
         strange = self.bare_prompts.keys() - self.prompts.keys()
         if strange:
             raise ModelError(f"bare prompts for {', '.join(sorted(strange))}, which the prompts do not list")
+        if self.retrieved_examples and not any(EXAMPLES_SLOT in pattern for pattern in self.prompts.values()):
+            raise ModelError("examples are retrieved, but no prompt has a place for them: write {examples} in one")
         for kind, pattern in (*self.prompts.items(), *self.bare_prompts.items()):
             if parse(pattern, {}).copies > 1 and self.include_prompt:
                 raise ModelError(f"the {kind} prompt repeats the text: set include_prompt=False to pool its last copy")
@@ -175,6 +188,10 @@ class EncoderSpec:
             pattern = self.bare_prompts.get(kind, pattern)
         written = [fill(self.example, {"instruction": task, "query": q, "passage": p}) for q, p in examples]
         return parse(pattern, {"instruction": task, "examples": "".join(written)})
+
+    def retrieves(self, kind: str) -> bool:
+        """Whether texts of this kind get examples found for them."""
+        return self.retrieved_examples is not None and EXAMPLES_SLOT in self.prompts.get(kind, "")
 
     def prompt(self, kind: str, instruction: str | None) -> str:
         """Return what stands before the first copy of a text of this kind; errors as in `template`."""

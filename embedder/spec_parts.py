@@ -164,6 +164,32 @@ class RouterSpec:
             raise ModelError(f"router pooling is last or mean, not {self.pooling}")
 
 
+class ExampleSearch(StrEnum):
+    """How the examples nearest to a query are found: by words, or by the model's own dense vectors."""
+
+    BM25 = "bm25"
+    DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class ExampleSpec:
+    """Examples retrieved for the query at hand, from those saved with the model (RARe, arXiv 2410.20088).
+
+    Attributes:
+        count: most examples per query; the farthest are left out where they do not fit.
+        search: how they are found.
+    """
+
+    count: int = 5
+    search: ExampleSearch = ExampleSearch.BM25
+
+    def __post_init__(self) -> None:
+        """Accept the search as a string and refuse a count that leaves nothing."""
+        object.__setattr__(self, "search", member(ExampleSearch, self.search, "example search"))
+        if self.count < 1:
+            raise ModelError(f"a query needs at least 1 example, not {self.count}")
+
+
 @dataclass(frozen=True)
 class TextLimit:
     """A limit on the text alone, applied before anything is put around it.

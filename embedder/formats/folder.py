@@ -21,6 +21,7 @@ ADAPTER_FILE = "adapter_config.json"
 LATENT_FOLDER = "latent_attention"
 LM_HEAD_FOLDER = "lm_head"
 CALIBRATION_FOLDER = "calibration"
+EXAMPLES_FILE = "examples.jsonl"
 
 # Formats with rules of their own, which a generic reading would get wrong without an error.
 _NOT_YET = {
@@ -43,6 +44,7 @@ class ModelFiles:
         latent: folder whose safetensors hold the latent attention block.
         lm_head: folder whose safetensors hold the language-model head, where it is not the backbone's.
         calibration: folder with the mean and deviation of what the spec standardises.
+        examples: the .jsonl of examples that queries are given.
         base_name: what the folder calls the decoder everything started from; empty if it does not say.
     """
 
@@ -56,6 +58,7 @@ class ModelFiles:
     latent: Path | None = None
     lm_head: Path | None = None
     calibration: Path | None = None
+    examples: Path | None = None
     base_name: str = ""
 
 
@@ -142,6 +145,7 @@ def _saved_by_decant(folder: Path) -> ModelFiles:
         latent=folder / LATENT_FOLDER if spec.latent else None,
         lm_head=lm_head if lm_head.is_dir() else None,
         calibration=calibration if calibration.is_dir() else None,
+        examples=folder / EXAMPLES_FILE if (folder / EXAMPLES_FILE).is_file() else None,
     )
 
 

@@ -115,6 +115,8 @@ def around_the_text(spec: EncoderSpec) -> str | None:
     """Say what of the way from text to tokens sentence-transformers cannot do; None where it can do all."""
     if spec.rewrite is not Rewrite.NONE:
         return "it does not rewrite texts"
+    if spec.retrieved_examples:
+        return "it retrieves no examples"
     if not all(spec.template(kind).is_prefix for kind in spec.prompts):
         return "its prompts stand in front of a text only"
     if spec.text_limit:
