@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip
 EXAMPLE_STORE := .decant-demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench parity docs lock clean
+.PHONY: help demo test check fix bench parity results docs lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do \
@@ -33,6 +33,9 @@ bench: $(VENV)/.bench ## Compare encoding speed with sentence-transformers, side
 
 parity: $(VENV)/.dev ## Compare every published format with a plain statement of its method
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py
+
+results: $(VENV)/.bench $(VENV)/.train ## Train and score every step from a decoder to an encoder, and write docs/results.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/results.py
 
 docs: $(VENV)/.run ## Write docs/cli.md anew from the commands themselves
 	$(BIN)/python -m decant.service.cli.reference > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
@@ -66,4 +69,8 @@ $(VENV)/.dev: $(VENV)/.run
 
 $(VENV)/.bench: $(VENV)/.run
 	$(PIP) install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.run
+	$(PIP) install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
 	@touch $@

@@ -1,18 +1,31 @@
-"""Data of the results: training files and development collections out of the `pairs` step.
+"""Data of the results, out of the `pairs` step, which drops every pair that shares a word 8-gram with a test text.
 
-That step has dropped every pair that shares a word 8-gram with a test text.
+Training files, development collections, and what two arms need: mined negatives, and queries behind an example.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import bm25s
 import numpy as np
 import pyarrow.parquet as pq
+import Stemmer
+from numpy.typing import NDArray
+
+from decant.embedder import Encoder
+from decant.embedder.training.data import TrainingPair, read_pair_data
+from decant.embedder.training.mining import MiningSettings, mine
+from decant.embedder.training.training_recipe import DataSettings
 
 TEXT_SOURCES = ("wikipedia", "openstax", "docs")
-DISTRACTORS = 1500
+SUPERVISED = ("squad-train", "medquad", "pydoc-train")
+DISTRACTORS = 600
+SUBSET = 3000
+"""Pairs of each source that get mined negatives or examples: more than the arms see."""
+EXAMPLE_CHARS = 200
 
 
 def prepare(run: Path) -> None:
@@ -42,13 +55,69 @@ def prepare(run: Path) -> None:
     (out / "finished").write_text("")
 
 
+def mine_negatives(run: Path, model: Path) -> None:
+    """Write `data/hard/<source>.jsonl`: one mined negative for each pair of a subset."""
+    encoder: Encoder | None = None
+    for source in SUPERVISED:
+        out = run / "data" / "hard" / f"{source}.jsonl"
+        if not out.exists():
+            encoder = encoder or Encoder.load(model, dtype="float32")
+            settings = MiningSettings(negatives=1, pool=10, depth=50)
+            mined = mine(_subset(run, source), encoder, settings)
+            records = [{"query": m.pair.query, "positive": m.pair.positive, "negatives": m.negatives} for m in mined]
+            _write(out, records)
+
+
+def add_examples(run: Path) -> None:
+    """Write `data/rare/<source>.jsonl`: queries of a subset behind an example of the same source."""
+    for source in SUPERVISED:
+        out = run / "data" / "rare" / f"{source}.jsonl"
+        if not out.exists():
+            pairs = _subset(run, source)
+            examples = Examples(pairs)
+            queries = examples.before([pair.query for pair in pairs])
+            records = [{"query": q, "positive": pair.positive} for q, pair in zip(queries, pairs, strict=True)]
+            _write(out, records)
+
+
+class Examples:
+    """Training pairs to set before a query, found by BM25 over their queries as in RARe."""
+
+    def __init__(self, pairs: Sequence[TrainingPair]) -> None:
+        self._pairs, self._index = pairs, bm25s.BM25()
+        self._index.index(self._tokens([pair.query for pair in pairs]), show_progress=False)
+
+    @classmethod
+    def of_run(cls, run: Path) -> Examples:
+        """Examples out of the training subsets of all sources."""
+        return cls([pair for source in SUPERVISED for pair in _subset(run, source)])
+
+    def before(self, queries: Sequence[str]) -> list[str]:
+        """Each query behind its nearest example; an example equal to the query is passed over."""
+        found, _ = self._index.retrieve(self._tokens(list(queries)), k=2, show_progress=False)
+        texts: list[str] = []
+        for query, row in zip(queries, np.asarray(found), strict=True):
+            pair = next(self._pairs[i] for i in row if self._pairs[i].query != query or i == row[-1])
+            texts.append(f"Query: {pair.query}\nPositive Document: {pair.positive[:EXAMPLE_CHARS]}\n\nQuery: {query}")
+        return texts
+
+    @staticmethod
+    def _tokens(texts: list[str]) -> object:
+        stemmer = Stemmer.Stemmer("english")
+        return bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False)
+
+
+def _subset(run: Path, source: str) -> list[TrainingPair]:
+    pairs = read_pair_data(source, DataSettings([str(run / "data" / f"{source}.jsonl")]), {}).pairs
+    rows = np.random.default_rng(1).permutation(len(pairs))[:SUBSET]
+    return [pairs[row] for row in rows]
+
+
 def _write_collection(
-    folder: Path, table: dict[str, list[str]], groups: np.ndarray, held: list[int], train: list[int]
+    folder: Path, table: dict[str, list[str]], groups: NDArray[np.int64], held: list[int], train: list[int]
 ) -> None:
     others = np.random.default_rng(0).permutation(train)[: 3 * DISTRACTORS].tolist()
-    corpus: dict[int, str] = {}
-    for row in held:
-        corpus[int(groups[row])] = table["positive"][row]
+    corpus = {int(groups[row]): table["positive"][row] for row in held}
     goal = len(corpus) + DISTRACTORS
     for row in others:
         if len(corpus) < goal:
@@ -60,7 +129,9 @@ def _write_collection(
     (folder / "qrels" / "test.tsv").write_text("\n".join(lines) + "\n")
 
 
-def _write(path: Path, records: list[dict[str, str]]) -> None:
+def _write(path: Path, records: Sequence[object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    unfinished.replace(path)

@@ -154,6 +154,8 @@ def _loadable(spec: EncoderSpec, own: EncoderSpec) -> EncoderSpec:
 
 
 def _trainee(recipe: TrainRecipe, encoder: Encoder, base: Path) -> Trainee:
+    # New weights (adapters, tokens) come from the recipe's seed.
+    torch.manual_seed(recipe.seed)
     predicts = (ClmSettings, MntpSettings, InfillSettings, SpladeSettings)
     for number, settings in enumerate(recipe.objectives):
         if isinstance(settings, ClmSettings | MntpSettings) and settings.mask_token == "add":
@@ -167,7 +169,10 @@ def _trainee(recipe: TrainRecipe, encoder: Encoder, base: Path) -> Trainee:
     if recipe.freeze_embeddings:
         trainee.model.get_input_embeddings().requires_grad_(False)
     if recipe.gradient_checkpointing:
-        trainee.model.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers is renaming it.
+        model = trainee.model
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return trainee
 
 

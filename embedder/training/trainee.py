@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -202,6 +203,9 @@ def _add_lora(model: Any, settings: LoraSettings) -> PeftModel:
         bias="none",
     )
     try:
-        return cast(PeftModel, get_peft_model(model, config))
+        with warnings.catch_warnings():
+            # PEFT asks transformers for something by a name that is going away; a user can do nothing about it.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            return cast(PeftModel, get_peft_model(model, config))
     except ValueError as error:
         raise RecipeError(f"lora.targets: {str(error).splitlines()[0]}") from error

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import ask, chat, convert, embed, evaluate, index, info, mcp, mine, recipe, search, serve, train, verify
+from . import ask, chat, convert, embed, eval_qa, evaluate, index, info, mcp, mine, recipe, search, serve, train, verify
 from .exit_codes import MEANING, ExitCode
 from .program import Program
 
@@ -29,7 +29,23 @@ app = typer.Typer(
     epilog=_EXIT_CODES,
     context_settings={"help_option_names": HELP_NAMES, "max_content_width": 100},
 )
-for _module in (index, search, ask, chat, embed, info, convert, verify, evaluate, train, mine, recipe, serve, mcp):
+for _module in (
+    index,
+    search,
+    ask,
+    chat,
+    embed,
+    info,
+    convert,
+    verify,
+    evaluate,
+    eval_qa,
+    train,
+    mine,
+    recipe,
+    serve,
+    mcp,
+):
     app.command(_module.NAME, short_help=_module.SHORT_HELP)(_module.command)
 
 

@@ -76,7 +76,7 @@ class Mntp:
         self._batches = TextBatches(context, names, settings.max_tokens)
         tokenizer = context.trainee.encoder.text_tokenizer
         mask_id = mask_token_id(tokenizer.source, settings.mask_token, f"{context.field}.mask_token")
-        special = np.asarray(sorted({*tokenizer.source.all_special_ids} - {mask_id}), np.int64)
+        special = np.asarray(sorted(tokenizer.source.all_special_ids), np.int64)
         self.masking = Masking(
             settings.mask_share, mask_id, settings.corruption == "bert", special, tokenizer.vocabulary_size
         )

@@ -1,0 +1,319 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers.sparse_encoder.losses import FlopsLoss
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
+
+sys.path.insert(0, str(Path(__file__).parent))
+from models import context, gradients, make_base
+
+from decant.embedder.training.data import TrainingPair
+from decant.embedder.training.hybrid import HybridLayout, visible
+from decant.embedder.training.objectives.clm import Clm
+from decant.embedder.training.objectives.contrastive import Contrastive
+from decant.embedder.training.objectives.distil import Distil
+from decant.embedder.training.objectives.infill import Infill, draw_spans
+from decant.embedder.training.objectives.mntp import Masking, Mntp
+from decant.embedder.training.objectives.pair_batches import PairBatches, candidates
+from decant.embedder.training.objectives.ranking import over_widths, ranking_loss
+from decant.embedder.training.objectives.simcse import Simcse
+from decant.embedder.training.objectives.splade import Splade, flops, flops_factor
+from decant.embedder.training.packed_texts import PackedTexts
+from decant.embedder.training.settings import RecipeError
+from decant.embedder.training.training_recipe import (
+    ClmSettings,
+    ContrastiveSettings,
+    DistilSettings,
+    InfillSettings,
+    MntpSettings,
+    SimcseSettings,
+    SpladeSettings,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+def reference(base):
+    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def rows_of(texts):
+    return texts.input_ids.split(texts.lengths)
+
+
+def everything_visible(length):
+    return torch.zeros(1, 1, length, length)
+
+
+# Language modelling
+
+
+def test_clm_is_the_library_s_loss_of_each_text_and_meap_hides_inputs_only(base):
+    given = context(base)
+    for share in (0.0, 0.3):
+        clm = Clm(ClmSettings(batch_tokens=96, max_tokens=24, mask_share=share), given, ["text"])
+        texts = clm._batches(3, 4)
+        fed = clm.inputs(texts, 3)
+        assert (fed != texts.input_ids).any() == bool(share)
+        assert set(fed[fed != texts.input_ids].tolist()) <= {given.trainee.encoder.text_tokenizer.source.mask_token_id}
+        losses, model = [], reference(base)
+        for ids, inputs in zip(rows_of(texts), fed.split(texts.lengths), strict=True):
+            logits = model(input_ids=inputs[None]).logits[0, :-1]
+            losses.append(F.cross_entropy(logits, ids[1:], reduction="none"))
+        result = clm(3, 1.0)
+        assert result.tokens == len(texts.input_ids)
+        assert result.loss.item() == pytest.approx(torch.cat(losses).mean().item(), abs=1e-5)
+
+
+def test_mntp_predicts_a_hidden_token_from_the_state_before_it_seeing_both_sides(base):
+    given = context(base)
+    mntp = Mntp(MntpSettings(batch_tokens=96, max_tokens=24, mask_share=0.3), given, ["text"])
+    texts = mntp._batches(5, 4)
+    fed, places = mntp.masking(texts, given.rng(5 + 1_000_000_007))
+    model, losses, start = reference(base), [], 0
+    for ids, inputs in zip(rows_of(texts), fed.split(texts.lengths), strict=True):
+        here = [int(p) - start for p in places if start <= p < start + len(ids)]
+        states = model(input_ids=inputs[None], attention_mask=everything_visible(len(ids))).logits[0]
+        losses += [F.cross_entropy(states[p - 1 : p], ids[p : p + 1]) for p in here]
+        start += len(ids)
+    assert mntp(5, 1.0).loss.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
+    full = gradients(given.trainee)
+    mntp(5, 0.25)
+    for name, gradient in gradients(given.trainee).items():
+        torch.testing.assert_close(gradient, full[name] / 4, msg=name)
+
+
+def test_masking_keeps_first_and_special_tokens_and_corrupts_as_bert_does():
+    rng = np.random.default_rng(0)
+    rows = [np.concatenate([[1], rng.integers(4, 100, 499), [2]]) for _ in range(40)]
+    texts = PackedTexts.of(rows)
+    masking = Masking(0.2, 50, True, np.asarray([0, 1, 2, 3]), 100)
+    fed, places = masking(texts, rng)
+    starts = np.cumsum([0, *texts.lengths[:-1]])
+    assert not set(places.tolist()) & {*starts, *(starts + 500)}
+    assert len(places) / (40 * 499) == pytest.approx(0.2, abs=0.01)
+    untouched = torch.ones(len(fed), dtype=torch.bool)
+    untouched[places] = False
+    assert torch.equal(fed[untouched], texts.input_ids[untouched])
+    before, after = texts.input_ids[places], fed[places]
+    assert ((after == 50) & (before != 50)).float().mean().item() == pytest.approx(0.8, abs=0.03)
+    assert (after == before).float().mean().item() == pytest.approx(0.1 + 0.8 / 96 + 0.1 / 96, abs=0.02)
+    assert after.min() >= 4
+    plain, chosen = Masking(0.2, 50, False, np.asarray([0, 1, 2, 3]), 100)(texts, rng)
+    assert (plain[chosen] == 50).all()
+
+
+def test_the_mask_token_is_the_one_asked_for(base):
+    source = context(base).trainee.encoder.text_tokenizer.source
+    for choice, token in (("blank", "_"), ("mask", "<mask>"), ("eos", "<eos>")):
+        mntp = Mntp(MntpSettings(mask_token=choice), context(base), ["text"])
+        assert mntp.masking.mask_id == source.convert_tokens_to_ids(token)
+    without = context(base)
+    without.trainee.encoder.text_tokenizer.source.mask_token = None
+    with pytest.raises(RecipeError, match=r"objectives\[0\].mask_token: the tokenizer has no mask token; choose"):
+        Mntp(MntpSettings(mask_token="mask"), without, ["text"])
+
+
+# Spans
+
+
+def test_span_mask_is_what_magnet_says():
+    spans = torch.tensor([[0, 1, 1, 0, 2, 2, 2, 0]])
+    mask = visible(spans)[0]
+    for i in range(8):
+        for j in range(8):
+            same = spans[0, i] == spans[0, j]
+            expected = spans[0, j] == 0 or (same and j <= i)
+            assert mask[i, j] == expected, (i, j)
+
+
+def test_spans_never_touch_and_always_follow_context():
+    texts = PackedTexts.of([np.arange(length) for length in (60, 33, 9, 3, 2)])
+    for seed in range(20):
+        rows = draw_spans(texts, 0.3, 4, np.random.default_rng(seed)).split(texts.lengths)
+        for row in rows:
+            assert row[0] == 0 and (row > 0).any()
+            changes = [(int(a), int(b)) for a, b in zip(row, row[1:], strict=False) if a != b]
+            assert all(0 in change for change in changes)
+        assert 0.15 < (rows[0] > 0).float().mean() <= 0.31
+
+
+@torch.no_grad()
+def test_a_span_s_tokens_are_unseen_by_what_predicts_them(base):
+    given = context(base)
+    infill = Infill(InfillSettings(batch_tokens=48, max_tokens=24, span_share=0.3), given, ["text"])
+    texts = infill._batches(0, 2)
+    spans = draw_spans(texts, 0.3, 4, np.random.default_rng(0))
+    layout = HybridLayout.of(texts.layout(causal=False), spans)
+
+    def states(ids):
+        return given.trainee.hidden(PackedTexts(ids, texts.lengths, texts.restore), layout).last_hidden_state[0]
+
+    before = states(texts.input_ids)
+    for place in spans.nonzero()[:, 0].tolist():
+        ids = texts.input_ids.clone()
+        ids[place] = (ids[place] + 7) % 300 + 20
+        moved = (states(ids) - before).abs().amax(1) > 1e-6
+        assert moved[place] and not moved[place - 1]
+        assert not moved[spans == 0].any()
+
+
+# Contrast
+
+
+def loops(scores, pairs, negatives, in_batch):
+    """InfoNCE written as loops over texts."""
+    passages = [p.positive for p in pairs] + [n for some in negatives for n in some]
+    owner = list(range(len(pairs))) + [i for i, some in enumerate(negatives) for _ in some]
+    losses = []
+    for i, pair in enumerate(pairs):
+        answers = {p.positive for p in pairs if p.query == pair.query}
+        rivals = [
+            scores[i, j]
+            for j, text in enumerate(passages)
+            if j != i
+            and (in_batch or owner[j] == i)
+            and text != pair.positive
+            and not (j < len(pairs) and text in answers and pairs[j].query == pair.query)
+        ]
+        losses.append(torch.logsumexp(torch.stack([scores[i, i], *rivals]), 0) - scores[i, i])
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("in_batch", [True, False])
+def test_ranking_loss_leaves_out_other_right_answers(in_batch):
+    pairs = [TrainingPair("a", "one"), TrainingPair("b", "two"), TrainingPair("a", "three"), TrainingPair("c", "one")]
+    negatives = [["x", "two"], ["one"], ["three"], ["y"]]
+    known = candidates(pairs, negatives, CPU)
+    scores = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+    expected = loops(scores, pairs, negatives, in_batch)
+    torch.testing.assert_close(ranking_loss(scores, known, in_batch=in_batch), expected)
+
+
+def test_over_widths_is_the_mean_over_unit_prefixes():
+    vectors = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    found = over_widths(vectors, [8, 4, 2], lambda unit: (unit[:3] * unit[3:]).sum())
+    expected = [F.cosine_similarity(vectors[:3, :d], vectors[3:, :d]).sum() for d in (8, 4, 2)]
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+
+
+@pytest.mark.parametrize("encoder", [{}, {"latent": {"latents": 4, "heads": 2, "head_dim": 8}}, {"pooling": "last"}])
+def test_chunks_change_nothing_but_memory(base, encoder):
+    given = context(base, encoder, with_head=False, dims=(32, 16))
+    whole, cut = (
+        Contrastive(ContrastiveSettings(batch_pairs=12, negatives=1, chunk_tokens=tokens), given, ["pairs"])
+        for tokens in (100_000, 60)
+    )
+    assert len(whole._batches(0).parts) == 1 and len(cut._batches(0).parts) > 3
+    expected = whole(0, 0.5).loss.item()
+    wanted = gradients(given.trainee)
+    assert cut(0, 0.5).loss.item() == pytest.approx(expected, abs=1e-6)
+    found = gradients(given.trainee)
+    assert found.keys() == wanted.keys() and len(found) > 10
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_contrastive_loss_is_that_of_the_encoder_s_own_vectors(base):
+    prompts = {"prompts": {"query": "find {instruction} ", "document": ""}, "instruction": "fish"}
+    given = context(base, {**prompts, "include_prompt": False}, with_head=False)
+    objective = Contrastive(ContrastiveSettings(batch_pairs=8, negatives=1, temperature=0.1), given, ["pairs"])
+    batch = objective._batches(2)
+    encoder = given.trainee.encoder
+    queries = torch.from_numpy(encoder.encode(batch.query_texts, kind="query").dense)
+    passages = torch.from_numpy(encoder.encode(batch.passage_texts).dense)
+    pairs = [TrainingPair(q, p) for q, p in zip(batch.query_texts, batch.passage_texts, strict=False)]
+    expected = loops(queries @ passages.T / 0.1, pairs, [[n] for n in batch.passage_texts[8:]], True)
+    assert objective(2, 1.0).loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_without_in_batch_negatives_there_must_be_mined_ones(base):
+    given = context(base, with_head=False)
+    with pytest.raises(RecipeError, match=r"objectives\[0\].negatives: .*in_batch_negatives"):
+        Contrastive(ContrastiveSettings(in_batch_negatives=False), given, ["pairs"])
+
+
+def test_a_blended_batch_holds_every_data_set(base):
+    given = context(base, with_head=False)
+    pairs = given.pairs["pairs"]
+    sets = {"one": pairs, "two": pairs}
+    from dataclasses import replace
+
+    given = replace(given, pairs=sets)
+    batch = PairBatches(ContrastiveSettings(batch_pairs=20, blended=True, negatives=1), given, ["one", "two"])(0)
+    assert len(batch.query_texts) == 20 and len(batch.passage_texts) == 40
+    assert len(set(batch.query_texts)) < 20  # the same pairs stand in both sets
+
+
+def test_simcse_tells_texts_apart_by_two_dropout_masks(base):
+    given = context(base, with_head=False)
+    given.trainee.train()
+    simcse = Simcse(SimcseSettings(batch_texts=6, max_tokens=12, dropout=0.5), given, ["text"])
+    seen = []
+    original = simcse._loss
+    simcse._loss = lambda unit: seen.append(unit.detach().clone()) or original(unit)
+    loss = simcse(0, 1.0).loss.item()
+    first, second = seen[0].chunk(2)
+    assert (first - second).abs().max() > 1e-3
+    scores = first @ second.T / 0.05
+    expected = torch.stack([torch.logsumexp(scores[i], 0) - scores[i, i] for i in range(6)]).mean()
+    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    assert simcse(0, 1.0).loss.item() == loss
+    assert simcse(1, 1.0).loss.item() != loss
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(base, tmp_path):
+    given = context(base, with_head=False)
+    given.trainee.encoder.save(tmp_path / "teacher")
+    same = Distil(DistilSettings(teacher=str(tmp_path / "teacher"), batch_pairs=6), given, ["pairs"])
+    assert same(0, 1.0).loss.item() == pytest.approx(0, abs=1e-5)
+    with torch.no_grad():
+        given.trainee.model.layers[0].mlp.down_proj.weight.add_(0.3)
+    batch = same._batches(0)
+    ours = given.trainee.encoder.encode([*batch.query_texts, *batch.passage_texts]).dense
+    theirs = same._embed([*batch.query_texts, *batch.passage_texts]).numpy()
+    distance = 1 - (ours * theirs).sum(1)
+    probabilities = []
+    for vectors in (theirs, ours):
+        scores = torch.from_numpy(vectors[:6] @ vectors[6:].T) / 0.05
+        probabilities.append((scores.softmax(1), scores.T.softmax(1)))
+    divergence = [(t * (t / o).log()).sum(1).mean() for t, o in zip(*probabilities, strict=True)]
+    expected = distance.mean() + ((ours - theirs) ** 2).sum(1).mean() + float(sum(divergence)) / 2
+    assert same(0, 1.0).loss.item() == pytest.approx(float(expected), rel=1e-4)
+    with pytest.raises(RecipeError, match="no folder at nowhere"):
+        Distil(DistilSettings(teacher="nowhere"), given, ["pairs"])
+
+
+# Sparse
+
+
+def test_splade_is_contrast_plus_growing_flops(base):
+    given = context(base, {"sparse": {}})
+    settings = SpladeSettings(batch_pairs=6, query_flops=0.3, passage_flops=0.7, flops_warmup_steps=10)
+    objective = Splade(settings, given, ["pairs"])
+    batch = objective._batches(5)
+    encoder = given.trainee.encoder
+    queries = torch.from_numpy(encoder.encode(batch.query_texts, kind="query", outputs=("sparse",)).sparse.toarray())
+    passages = torch.from_numpy(encoder.encode(batch.passage_texts, outputs=("sparse",)).sparse.toarray())
+    pairs = [TrainingPair(q, p) for q, p in zip(batch.query_texts, batch.passage_texts, strict=True)]
+    expected = loops(queries @ passages.T, pairs, [[] for _ in pairs], True)
+    regularizer = FlopsLoss(model=None).compute_loss_from_embeddings
+    expected = expected + 0.25 * (0.3 * regularizer(queries) + 0.7 * regularizer(passages))
+    assert objective(5, 1.0).loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    torch.testing.assert_close(flops(passages), regularizer(passages))
+    assert [flops_factor(step, 10) for step in (0, 5, 10, 99)] == [0, 0.25, 1, 1]
+    assert gradients(given.trainee)["model.embed_tokens.weight"].abs().sum() > 0
+
+
+def test_splade_needs_a_sparse_head(base):
+    with pytest.raises(RecipeError, match="set `sparse: {}` under encoder"):
+        Splade(SpladeSettings(), context(base), ["pairs"])
