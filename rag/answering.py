@@ -34,7 +34,8 @@ class AnswerRules:
         mode: how, see `Searcher.search`.
         sentences: the most sentences an answer quotes.
         word_weight: see `find_evidence`.
-        threshold: the strongest sentence must score this much, or there is no answer.
+        threshold: the strongest sentence must score this much, or the documents are not quoted.
+        floor: the strongest sentence must score this much, or no generator is asked.
         share: further sentences must score at least this share of the strongest.
         support: share of a written sentence's words that the sentences cited for it must hold.
         unsupported: what becomes of a written sentence that nothing supports: `drop`, or `mark` to keep it, marked.
@@ -46,6 +47,7 @@ class AnswerRules:
     sentences: int = 3
     word_weight: float = 4.0
     threshold: float = 6.3
+    floor: float = 4.0
     share: float = 0.8
     support: float = 0.6
     unsupported: Literal["drop", "mark"] = "drop"
@@ -122,16 +124,23 @@ class Answerer:
             Text, each piece a sentence that was checked, and last the `Answer`, whose text is the pieces put together.
         """
         query = self._query(question, history)
-        hits = self._searcher.search(query, mode=mode or self.rules.mode, k=k or self.rules.passages, filter=filter)
+        hits = self.retrieve(query, k=k, mode=mode, filter=filter)
         found = find_evidence(query, hits, self._store, self._encoder, word_weight=self.rules.word_weight)
         task = Task(
             question, query, _sources(found, hits), tuple(history), tenant=tenant, max_tokens=self.rules.max_tokens
         )
-        if not found or found[0].score < self.rules.threshold:
+        least = self.rules.threshold if self.generator is None else min(self.rules.floor, self.rules.threshold)
+        if not found or found[0].score < least:
             return self._abstain(task)
         if self.generator is None:
             return self._quote(task, found, note="")
         return self._write(task, found, self.generator)
+
+    def retrieve(
+        self, query: str, *, k: int | None = None, mode: str | None = None, filter: str | None = None
+    ) -> list[Hit]:
+        """The passages that an answer to a query would be made from; arguments as of `ask`."""
+        return self._searcher.search(query, mode=mode or self.rules.mode, k=k or self.rules.passages, filter=filter)
 
     def _query(self, question: str, history: Sequence[Message]) -> str:
         if not question.strip():

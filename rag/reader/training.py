@@ -162,4 +162,7 @@ def folded_ids(encoder: Encoder) -> Tensor:
     size = encoder.text_tokenizer.vocabulary_size
     texts = [encoder.tokenizer.decode([i], skip_special_tokens=False).strip().casefold() for i in range(size)]
     first: dict[str, int] = {}
-    return torch.tensor([first.setdefault(text, i) if text else i for i, text in enumerate(texts)], dtype=torch.int32)
+    # White space and parts of characters are told apart by their ids alone.
+    whole = [bool(text) and "\ufffd" not in text for text in texts]
+    ids = [first.setdefault(text, i) if fine else i for i, (text, fine) in enumerate(zip(texts, whole, strict=True))]
+    return torch.tensor(ids, dtype=torch.int32)

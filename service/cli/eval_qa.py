@@ -1,0 +1,121 @@
+"""`decant eval-qa`."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .generators import Draft, GeneratorModel, GeneratorName, make_answerer
+from .loading import load_encoder
+from .options import Debug, Device, DtypeOption, Json, Model
+from .output import print_json, results, say, table
+from .problem import require_paths
+from .progress import progress_bar
+
+if TYPE_CHECKING:
+    from ...rag.evaluation import Example, SweepPoint
+
+NAME = "eval-qa"
+SHORT_HELP = "Measure answers on a SQuAD file: F1, citations, abstention, cost."
+
+
+def command(
+    squad: Annotated[Path, typer.Argument(metavar="SQUAD_JSON", help="SQuAD 1.1 or 2.0, .json or .json.gz.")],
+    modes: Annotated[str, typer.Option("--modes", metavar="LIST", help="Ways to search, with commas between.")] = (
+        "hybrid"
+    ),
+    passages: Annotated[
+        str, typer.Option("--passages", metavar="LIST", help="Numbers of passages to read, with commas between.")
+    ] = "8",
+    questions: Annotated[int, typer.Option(min=0, help="Ask only so many, drawn at random; 0 for all.")] = 0,
+    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw F1 over the number of passages.")] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", metavar="DIR", help="Keep the index here. Default: a temporary folder.")
+    ] = None,
+    generator: GeneratorName = None,
+    generator_model: GeneratorModel = None,
+    draft: Draft = None,
+    model: Model = None,
+    device: Device = None,
+    dtype: DtypeOption = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure answers on a SQuAD file: F1, citations, abstention, cost.
+
+    All passages of the file are indexed, also those whose questions are not asked, and each question is answered from
+    what is found among them. With several modes or numbers of passages, the setting to use is named.
+    """
+    require_paths([squad])
+    from ...rag.evaluation import draw_sweep, read_examples, recommended
+
+    every = read_examples(squad)
+    asked = read_examples(squad, questions)
+    encoder = load_encoder(model, device, dtype, debug=debug)
+    from ...index.store import Store as IndexStore
+    from ...rag import AnswerRules
+    from ...rag.evaluation import index_examples
+
+    with ExitStack() as stack:
+        folder = store or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store"
+        opened = stack.enter_context(IndexStore.open(folder, encoder=encoder, create=True))
+        index_examples(opened, encoder, every)
+        answerer = make_answerer(opened, encoder, AnswerRules(), generator, generator_model, draft, device)
+        points = _sweep(answerer, asked, modes.split(","), [int(k) for k in passages.split(",")])
+    who = answerer.generator.name if answerer.generator else "evidence"
+    if plot is not None:
+        draw_sweep(points, who, plot)
+    if as_json:
+        print_json({"generator": who, "points": [asdict(point) for point in points]})
+        return
+    _print(points)
+    if len(points) > 1:
+        best = recommended(points)
+        say(f"with {who}, read {best.k} passages found by {best.mode} search")
+
+
+def _sweep(answerer: object, asked: list[Example], modes: list[str], counts: list[int]) -> list[SweepPoint]:
+    from ...rag import Answerer
+    from ...rag.evaluation import SweepPoint, evaluate_qa
+
+    assert isinstance(answerer, Answerer)
+    points: list[SweepPoint] = []
+    total = len(modes) * len(counts) * len(asked)
+    with progress_bar("asking") as advance:
+        for mode in modes:
+            for k in counts:
+                before = len(points) * len(asked)
+                report = evaluate_qa(
+                    answerer,
+                    asked,
+                    k=k,
+                    mode=mode,
+                    progress=lambda done, mode=mode, k=k, before=before: advance(before + done, total, f"{mode} {k}"),
+                )
+                points.append(SweepPoint(mode, k, report))
+    return points
+
+
+def _print(points: list[SweepPoint]) -> None:
+    columns = ("k", "EM", "F1", "passage", "answer", "cited", "answered", "abstained", "s", "tokens", "cached")
+    grid = table("mode", *columns, right=columns)
+    for point in points:
+        r = point.report
+        shares = (
+            r.exact_match,
+            r.f1,
+            r.passage_recall,
+            r.answer_recall,
+            r.citation_precision,
+            r.coverage,
+            r.abstention,
+        )
+        shown = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
+        cost = (f"{r.seconds:.3f}", f"{r.prompt_tokens:.0f}", f"{100 * r.cached_share:.0f}")
+        grid.add_row(point.mode, str(point.k), *shown, *cost)
+    results().print(grid)

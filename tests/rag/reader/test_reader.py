@@ -1,0 +1,206 @@
+"""The span reader: nothing leaks from padding, spans are the best there are, a trained one finds answers."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from decant.embedder import Encoder, EncoderSpec
+from decant.index import Store
+from decant.index.testing import indexed
+from decant.rag import NO_ANSWER, Answerer, AnswerError, AnswerRules, GeneratorError
+from decant.rag.context_cache import ContextCache
+from decant.rag.reader.adapter import Calibration, TrainedReader, weights_digest
+from decant.rag.reader.batch import pad, read
+from decant.rag.reader.data import read_questions, token_span
+from decant.rag.reader.decode import best_spans
+from decant.rag.reader.generator import ReaderGenerator
+from decant.rag.reader.model import ReaderConfig, SpanReader
+from decant.rag.reader.recipe import ReaderRecipe
+from decant.rag.reader.training import Batches, Trainer, folded_ids
+from decant.rag.states import States
+
+CONFIG = ReaderConfig(hidden=12, vocabulary=50, width=16)
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_model: Path) -> Encoder:
+    return Encoder.load(tiny_model, dtype="float32", spec=EncoderSpec(max_tokens=64), verify=False)
+
+
+@pytest.fixture
+def reader() -> SpanReader:
+    torch.manual_seed(0)
+    return SpanReader(CONFIG).eval()
+
+
+def states(tokens: int, seed: int) -> States:
+    rng = np.random.default_rng(seed)
+    places = np.arange(tokens, dtype=np.int32)
+    ids = rng.integers(0, 50, tokens).astype(np.int32)
+    return States(ids, np.stack([places, places + 1], 1), rng.standard_normal((tokens, 12)).astype(np.float16))
+
+
+def test_what_stands_beside_a_pair_changes_nothing(reader):
+    passages, questions = [states(9, 1), states(30, 2), states(1, 3)], [states(4, 4), states(1, 5), states(11, 6)]
+    starts, ends = read(reader, pad(passages, questions, [0, 1, 2]))
+    for i, (passage, question) in enumerate(zip(passages, questions, strict=True)):
+        alone = read(reader, pad([passage], [question], [0]))
+        for together, single in zip((starts[i], ends[i]), alone, strict=True):
+            torch.testing.assert_close(together[: len(passage)], single[0, :-1], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(together[-1], single[0, -1], atol=1e-5, rtol=1e-5)
+            assert torch.isinf(together[len(passage) : -1]).all()
+
+
+def test_one_passage_serves_many_questions(reader):
+    passage, questions = states(9, 1), [states(4, 4), states(6, 5)]
+    shared = read(reader, pad([passage], questions, [0, 0]))
+    apart = read(reader, pad([passage, passage], questions, [0, 1]))
+    torch.testing.assert_close(shared[0], apart[0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_span_is_the_best_of_all(seed):
+    torch.manual_seed(seed)
+    starts, ends = torch.randn(2, 8), torch.randn(2, 8)
+    starts[0, 5:7] = ends[0, 5:7] = -torch.inf
+    for row, span in enumerate(best_spans(starts, ends, max_tokens=3)):
+        a, b = starts[row].log_softmax(-1), ends[row].log_softmax(-1)
+        options = {(i, j): float(a[i] + b[j]) for i in range(7) for j in range(i, min(i + 3, 7))}
+        best = max(options, key=lambda pair: options[pair])
+        assert (span.first, span.last) == best
+        assert span.score == pytest.approx(options[best] - float(a[-1] + b[-1]), abs=1e-4)
+        assert span.share == pytest.approx(float(np.exp(options[best])), rel=1e-3)
+
+
+def test_token_spans():
+    offsets = np.array([[0, 3], [4, 9], [9, 10]], np.int32)
+    assert token_span(offsets, 4, 9) == (1, 1)
+    assert token_span(offsets, 5, 10) == (1, 2)
+    assert token_span(offsets, 9, 12) is None
+    assert token_span(offsets, 3, 4) is None
+
+
+def test_tokens_are_folded_by_case_and_space(encoder):
+    folded = folded_ids(encoder)
+    assert torch.equal(folded[folded.long()], folded)
+    upper, lower = (encoder.tokenizer.encode(t, add_special_tokens=False).ids[0] for t in ("Z", "z"))
+    assert folded[upper] == folded[lower]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Questions whose answer is the word behind `is`."""
+    rows = []
+    words = ["red", "green", "blue", "white", "black"]
+    for i in range(60):
+        things = [f"{chr(97 + i % 26)}{j}" for j in range(3)]
+        facts = [(thing, words[(i + j) % 5]) for j, thing in enumerate(things)]
+        passage = " ".join(f"The {thing} is {word}." for thing, word in facts)
+        thing, word = facts[i % 3]
+        start = passage.index(f" is {word}") + 4
+        rows.append(
+            {"query": f"What is the {thing}?", "positive": passage, "title": f"t{i % 6}", "answers": [word],
+             "answer_start": start}
+        )  # fmt: skip
+    (tmp_path / "pairs").mkdir()
+    with gzip.open(tmp_path / "pairs" / "qa.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return tmp_path
+
+
+RECIPE = ReaderRecipe(
+    questions="pairs/qa.jsonl.gz", dev_articles=1, width=32, layers=1, dropout=0.0, batch_tokens=900, steps=25,
+    warmup_steps=3, checkpoint_steps=10, learning_rate=5e-3,
+)  # fmt: skip
+
+
+def test_training_lowers_the_loss_and_goes_on_where_it_stopped(encoder, data, tmp_path):
+    whole = Trainer(encoder, data, tmp_path / "a", RECIPE)
+    before = whole.loss(0).loss.item()
+    whole.run()
+    with (tmp_path / "a" / "loss.csv").open(newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert np.mean(losses[-5:]) < 0.75 * before
+    broken = Trainer(encoder, data, tmp_path / "b", RECIPE)
+
+    def stop(step: int, go_on=broken.loss):
+        if step == 13:
+            raise KeyboardInterrupt
+        return go_on(step)
+
+    broken.loss = stop
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    again = Trainer(encoder, data, tmp_path / "b", RECIPE)
+    again.run()
+    for name, value in whole.reader.state_dict().items():
+        assert torch.equal(value, again.reader.state_dict()[name]), name
+
+
+def test_articles_are_held_out_whole_and_wrong_passages_are_of_the_same_article(data):
+    questions = read_questions(data / "pairs" / "qa.jsonl.gz", dev_articles=2)
+    held_out = set(questions.articles[questions.passage_of[questions.dev]])
+    assert held_out.isdisjoint(questions.articles[questions.passage_of[~questions.dev]])
+    lengths = np.full(len(questions.passages), 20)
+    batches = Batches(questions, lengths, replace(RECIPE, unanswerable=1.0))
+    triples = [triple for step in range(20) for triple in batches[step]]
+    assert {own for *_, own in triples} == {True, False}
+    for question, passage, own in triples:
+        assert not questions.dev[question]
+        assert (questions.passage_of[question] == passage) == own
+        assert questions.articles[questions.passage_of[question]] == questions.articles[passage]
+
+
+def test_a_file_without_questions_is_refused(tmp_path):
+    path = tmp_path / "x.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        file.write('{"query": "What?"}\n')
+    with pytest.raises(AnswerError, match="holds no questions"):
+        read_questions(path, dev_articles=1)
+
+
+def test_saved_and_loaded_it_reads_the_same_and_only_its_own_encoder(encoder, tmp_path, tiny_model):
+    config = ReaderConfig(encoder.backbone.hidden_size, encoder.text_tokenizer.vocabulary_size, width=16)
+    torch.manual_seed(0)
+    trained = TrainedReader(
+        SpanReader(config).half().float().eval(), Calibration(0.5, 1.0, 2.0), weights_digest(encoder)
+    )
+    trained.save(tmp_path / "r")
+    again = TrainedReader.load(tmp_path / "r", encoder)
+    assert again.calibration == trained.calibration
+    for name, value in trained.reader.state_dict().items():
+        assert torch.equal(value, again.reader.state_dict()[name])
+    replace(trained, weights="other").save(tmp_path / "other")
+    with pytest.raises(GeneratorError, match="another encoder"):
+        TrainedReader.load(tmp_path / "other", encoder)
+    with pytest.raises(GeneratorError, match="holds no reader"):
+        TrainedReader.load(tmp_path / "none", encoder)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "sure", "generator"), [(-1e9, -1e9, "reader"), (-1e9, 1e9, "evidence"), (1e9, 1e9, "reader")]
+)
+def test_in_an_answerer_it_cites_what_it_points_at(encoder, tmp_path, threshold, sure, generator):
+    config = ReaderConfig(encoder.backbone.hidden_size, encoder.text_tokenizer.vocabulary_size, width=16)
+    trained = TrainedReader(SpanReader(config).eval(), Calibration(0.1, threshold, sure), "")
+    with Store.open(tmp_path / "s", encoder=encoder, create=True) as store:
+        store.replace([indexed(f"d{i}", f"Copper number {i} turns green.\n", encoder) for i in range(4)])
+        writer = ReaderGenerator(encoder, trained, ContextCache.of(store, encoder))
+        answerer = Answerer(store, encoder, AnswerRules(threshold=-9, floor=-9), generator=writer)
+        answer = answerer.ask("What turns green?")
+        again = answerer.ask("What turns green?")
+    assert answer.generator in (generator, "evidence")
+    assert again.text == answer.text
+    assert again.usage.cached_tokens > answer.usage.cached_tokens == 0
+    if threshold > 0:
+        assert answer.text == NO_ANSWER
+    for citation in answer.citations:
+        assert citation.text == f"Copper number {citation.doc_id[1:]} turns green."
