@@ -1,4 +1,4 @@
-"""Lexical search: BM25 from LanceDB's full-text index over the chunks' text.
+"""Lexical search: BM25 from LanceDB's full-text index over the chunks' text, each under its document's title.
 
 English stemming is on: a question rarely uses the inflection of its answer, and a stemmed index still finds exact
 words. Every word is indexed, but a query's question and function words are dropped where it has others: what is
@@ -6,6 +6,10 @@ asked must not count like what is asked about. Lance could leave stop words out 
 it applies to stems; then "while loop" is a search for loops, and "to be or not to be" finds nothing. On 1,500
 questions over the 18,891 paragraphs of SQuAD's training part, MRR@10 is 0.780 so, 0.773 with Lance's list, 0.764 with
 neither, and 0.747 without stemming, too. Accents are folded and case is ignored.
+
+The title goes before every chunk, as it does for the encoder: a passage from the middle of a document seldom names
+what the document is about. On 1,000 questions over 5,000 of those paragraphs that is worth 0.009 nDCG@10 (0.885 to
+0.894); the title as a field of its own gives nothing where the best field counts and half as much where both add up.
 
 Rows that came after the index was last brought up to date are searched one by one by Lance; they are found, only
 their scores use slightly older word counts.
@@ -24,7 +28,7 @@ from numpy.typing import NDArray
 from .snapshot import Snapshot
 from .topk import EMPTY, Ranked, ranked
 
-TEXT_INDEX = "text_idx"
+TEXT_INDEX = "words_idx"
 # Lance cuts ties at the limit anywhere; this many rows beyond it are asked for so that the cut can be ours.
 TIE_ROOM = 16
 _FUNCTION_WORDS = frozenset(
@@ -36,7 +40,7 @@ CONFIG = FTS(base_tokenizer="simple", language="English", stem=True, remove_stop
 
 def create_text_index(table: Table) -> None:
     """Create the full-text index of a new table."""
-    table.create_index("text", config=CONFIG, wait_timeout=timedelta(minutes=10))
+    table.create_index("words", config=CONFIG, wait_timeout=timedelta(minutes=10))
 
 
 def unindexed_rows(table: Table) -> int:

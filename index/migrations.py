@@ -13,23 +13,44 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import lancedb
+import pyarrow as pa
+
 from .errors import StoreVersionError
 from .meta import META_FILE, StoreMeta, write_meta
+from .schema import TABLE, words_of
 
 Migration = Callable[[Path], None]
 BACKUPS = "backups"
 
 
-def _outputs_in_store_json(root: Path) -> None:
-    """Schema 2 may hold sparse and router vectors; a store of schema 1 holds neither, which is what no mention means.
+def _titles_in_the_text_index(root: Path) -> None:
+    """Schema 2 has a column `words`, title and text, for the full-text index, which read the text alone before."""
+    from .lexical import TEXT_INDEX, create_text_index
 
-    Args:
-        root: the store's folder; nothing in its tables changes.
-    """
-    del root
+    database = lancedb.connect(root / "lance")
+    table = database.open_table(TABLE)
+    if "words" not in table.schema.names:
+        place = table.schema.names.index("text") + 1
+        schema = table.schema.insert(place, pa.field("words", pa.string(), nullable=False))
+
+        # In memory as a whole: Lance reads what it is to write on the thread that would have to read the table.
+        batches: list[pa.RecordBatch] = []
+        for batch in table.search().limit(None).to_batches():
+            pairs = zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)
+            words = pa.array([words_of(title, text) for title, text in pairs], pa.string())
+            arrays = {name: batch[name] for name in table.schema.names}
+            batches.append(pa.RecordBatch.from_pydict({**arrays, "words": words}, schema=schema))
+        # One commit: before it the table is the old one, after it the new one, without indexes.
+        table = database.create_table(TABLE, pa.Table.from_batches(batches, schema), mode="overwrite")
+    names = {index.name for index in table.list_indices()}
+    if TEXT_INDEX not in names:
+        create_text_index(table)
+    if "text_idx" in names:
+        table.drop_index("text_idx")
 
 
-MIGRATIONS: Mapping[int, Migration] = {1: _outputs_in_store_json}
+MIGRATIONS: Mapping[int, Migration] = {1: _titles_in_the_text_index}
 
 
 def migrate(

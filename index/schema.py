@@ -65,7 +65,7 @@ def table_schema(layout: Layout) -> pa.Schema:
 
     `key` tells one stored vector from another: 64 bits of chunk id and vector, the same on every machine. Two of a
     million rows share one with probability 3e-8; it names rows to caches and accelerators, never to a user.
-    A sparse vector is two lists, its terms in rising order and their weights.
+    `words` is what the full-text index reads. A sparse vector is two lists, its terms rising, and their weights.
     """
     fields: list[pa.Field[Any]] = [
         pa.field("chunk_id", pa.string(), nullable=False),
@@ -75,6 +75,7 @@ def table_schema(layout: Layout) -> pa.Schema:
         pa.field("start_char", pa.int64(), nullable=False),
         pa.field("end_char", pa.int64(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
+        pa.field("words", pa.string(), nullable=False),
         pa.field("title", pa.string(), nullable=False),
         pa.field("path", pa.string(), nullable=False),
         pa.field("media", pa.string(), nullable=False),
@@ -135,6 +136,11 @@ def rows_of(batch: Sequence[IndexedDocument], layout: Layout) -> pa.Table:
         return pa.table(columns, schema=schema)
     except UnicodeEncodeError as error:
         raise BatchError(f"text that is not Unicode cannot be stored ({error.reason}): decode it again") from error
+
+
+def words_of(title: str, text: str) -> str:
+    """What is searched by words: a chunk under its document's title, as the encoder reads it, too."""
+    return text if not title or text.startswith(title) else f"{title}\n{text}"
 
 
 def metadata_json(metadata: Mapping[str, object], doc_id: str) -> str:
@@ -216,6 +222,7 @@ def _columns(batch: Sequence[IndexedDocument], vectors: _Vectors) -> dict[str, o
         "start_char": [c.start_char for _, c in pairs],
         "end_char": [c.end_char for _, c in pairs],
         "text": [c.text for _, c in pairs],
+        "words": [words_of(e.document.title, c.text) for e, c in pairs],
         "title": [e.document.title for e, _ in pairs],
         "path": [e.document.path for e, _ in pairs],
         "media": [e.document.media for e, _ in pairs],

@@ -233,7 +233,7 @@ def lance_errors(root: Path) -> Generator[None]:
 
 def _match(query: str) -> MatchQuery:
     # The stub forgets that the other fields have defaults.
-    return cast(Any, MatchQuery)(query, "text")
+    return cast(Any, MatchQuery)(query, "words")
 
 
 def _matrix(column: Any) -> NDArray[np.float32]:

@@ -4,9 +4,11 @@ import json
 import shutil
 import subprocess
 
+import lancedb
 import pytest
+from lancedb.index import FTS
 
-from decant.index import Store
+from decant.index import Searcher, Store
 from decant.index.errors import (
     StoreDamaged,
     StoreError,
@@ -227,3 +229,26 @@ def test_a_read_only_folder_can_be_read_and_not_written(small_disk):
         one_line(caught, "writable")
     with pytest.raises(StoreReadOnly):
         Store.open(small_disk / "new", encoder=ENCODER, create=True)
+
+
+def test_a_store_of_schema_1_is_migrated_and_found_by_its_titles(tmp_path):
+    root = tmp_path / "s"
+    with Store.open(root, encoder=ENCODER, create=True) as store:
+        store.replace(
+            [indexed("a", "of the fox\n", ENCODER, title="The Zebra's tale"), indexed("b", "a hare\n", ENCODER)]
+        )
+        digest = store.digest()
+    table = lancedb.connect(root / "lance").open_table("chunks")
+    table.drop_index("words_idx")
+    table.drop_columns(["words"])
+    table.create_index("text", config=FTS())
+    edit_meta(root, schema=1)
+    with pytest.raises(StoreVersionError):
+        Store.open(root, read_only=True)
+    with Store.open(root, encoder=ENCODER) as store:
+        assert store.digest() == digest
+        assert [hit.chunk.doc_id for hit in Searcher(store, ENCODER).search("zebras", mode="lexical")] == ["a"]
+    assert {index.name for index in lancedb.connect(root / "lance").open_table("chunks").list_indices()} == {
+        "words_idx"
+    }
+    assert (root / "backups" / "schema-1" / "store.json").exists()
