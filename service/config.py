@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     batch_seconds: float = Field(0.2, gt=0, description="Batches are made smaller where they would take longer")
     queued_tokens: int = Field(524_288, ge=1, description="Tokens that may wait; beyond it calls are refused")
     queued_requests: int = Field(1024, ge=1, description="Calls that may wait; beyond it calls are refused")
+    query_seconds: float = Field(5.0, gt=0, description="Queries are refused while those before them take longer")
+    bulk_seconds: float = Field(30.0, gt=0, description="Other calls are refused while all that waits takes longer")
     request_seconds: float = Field(60.0, gt=0, description="Time limit of a call that sets none")
     drain_seconds: float = Field(30.0, ge=0, description="Time that running calls get when the server stops")
     linger_seconds: float = Field(
@@ -178,7 +180,15 @@ class Settings(BaseSettings):
         """The queue's limits; `batch_tokens` where none is set."""
         own = {name: tenant.queued_tokens for name, tenant in self.tenants.items() if tenant.queued_tokens}
         budget = self.batch_tokens or batch_tokens
-        return Limits(self.queued_tokens, self.queued_requests, budget, self.batch_seconds, own)
+        return Limits(
+            self.queued_tokens,
+            self.queued_requests,
+            budget,
+            self.batch_seconds,
+            own,
+            self.query_seconds,
+            self.bulk_seconds,
+        )
 
     def rates(self) -> Mapping[str, float]:
         """Calls per minute of the tenants that have a limit."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # A batch that succeeded this recently proves the device as well as a probe would.
 FRESH_SECONDS = 1.0
+# Tokenising so little takes a tenth of a millisecond; a thread and back take more.
+_INLINE_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,11 @@ class ServedModel:
         self.engine.check(options)
         if priority is None:
             priority = Priority.QUERY if options.kind == "query" or len(texts) == 1 else Priority.BULK
+        estimate = self.engine.estimate(texts)
         outcome = await self.queue.submit(
             lambda: self.engine.prepare(texts, options),
-            estimate=self.engine.estimate(texts),
+            estimate=estimate,
+            inline=estimate <= _INLINE_TOKENS and sum(map(len, texts)) <= 4 * _INLINE_TOKENS,
             tenant=caller.tenant,
             priority=priority,
             deadline=caller.deadline,

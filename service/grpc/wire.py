@@ -12,6 +12,7 @@ from ...embedder.tokenization import Truncate
 from ...index import Document, Hit
 from ...rag import Answer, Message
 from ..asking import Question
+from ..client_wire import value_of
 from ..engine import DENSE, ROUTER, SPARSE, EmbedOptions, Encoded
 from ..failures import failure_of, message_of, retry_after
 from ..models import Embedded, ServedModel
@@ -188,7 +189,7 @@ def document_message(document: Document) -> pb.Document:
         title=document.title,
         path=document.path,
         media=document.media,
-        metadata={name: _value(value) for name, value in document.metadata.items()},
+        metadata={name: value_of(value) for name, value in document.metadata.items()},
     )
 
 
@@ -203,7 +204,7 @@ def hit_message(hit: Hit, *, with_text: bool) -> pb.Hit:
         text=hit.chunk.text if with_text else "",
         title=hit.title,
         path=hit.path,
-        metadata={name: _value(value) for name, value in hit.metadata.items()},
+        metadata={name: value_of(value) for name, value in hit.metadata.items()},
         ranks=hit.ranks,
     )
 
@@ -237,15 +238,3 @@ def _embedding(item: Encoded | Exception, form: VectorFormat) -> pb.Embedding:
     if item.router is not None:
         made.router = item.router.astype("<f4", copy=False).tobytes()
     return made
-
-
-def _value(value: str | int | float | bool) -> pb.Value:
-    match value:
-        case bool():
-            return pb.Value(truth=value)
-        case int() if -(2**63) <= value < 2**63:
-            return pb.Value(integer=value)
-        case str():
-            return pb.Value(text=value)
-        case _:
-            return pb.Value(number=value)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -32,6 +34,7 @@ _SPEED_DECAY = 0.9
 _LEAST_BATCH_TOKENS = 256
 _RETRY_SECONDS = (0.25, 30.0)
 _PREPARE_THREADS = 2
+_COMPUTE_NICENESS = 5
 
 
 class Observer(Protocol):
@@ -148,6 +151,7 @@ class BatchQueue(Generic[W, R]):
         tenant: str = "",
         priority: Priority = Priority.BULK,
         deadline: float | None = None,
+        inline: bool = False,
     ) -> Outcome[R]:
         """Prepare the texts of one call on a thread, let them wait their turn, and return what was computed.
 
@@ -157,6 +161,7 @@ class BatchQueue(Generic[W, R]):
             tenant: whose turn it uses.
             priority: see `Priority`.
             deadline: by `time.monotonic`; what has not begun by then is not computed.
+            inline: prepare here and now; for what takes less time than handing it to a thread and back.
 
         Raises:
             Overloaded, InputError: see `Lanes.reserve`; nothing was computed.
@@ -171,7 +176,7 @@ class BatchQueue(Generic[W, R]):
         self._idle.clear()
         try:
             async with asyncio.timeout_at(deadline):
-                works = await self._prepared(prepare, estimate, tenant)
+                works = await self._prepared(prepare, estimate, tenant, priority, inline=inline)
                 call = self._admit(works, tenant, priority, deadline)
                 await self._finished(call)
         except TimeoutError:
@@ -203,10 +208,20 @@ class BatchQueue(Generic[W, R]):
         self._prepare.shutdown()
 
     async def _prepared(
-        self, prepare: Callable[[], Sequence[W | Exception]], estimate: int, tenant: str
+        self,
+        prepare: Callable[[], Sequence[W | Exception]],
+        estimate: int,
+        tenant: str,
+        priority: Priority,
+        *,
+        inline: bool,
     ) -> Sequence[W | Exception]:
         with self._room():
-            self._lanes.reserve(estimate, tenant)
+            self._check_wait(priority)
+            if not inline:
+                self._lanes.reserve(estimate, tenant)
+        if inline:
+            return prepare()
         try:
             return await self._loop.run_in_executor(self._prepare, prepare)
         finally:
@@ -238,6 +253,14 @@ class BatchQueue(Generic[W, R]):
                 self._lanes.remove(call)
             raise
 
+    def _check_wait(self, priority: Priority) -> None:
+        """Refuse what would wait too long, at the speed measured; an empty queue takes everything."""
+        limits = self._lanes.limits
+        most = limits.query_seconds if priority is Priority.QUERY else limits.bulk_seconds
+        seconds = self._lanes.ahead(priority) / self._speed() if self._speed() else 0.0
+        if seconds > most:
+            raise Overloaded(f"about {seconds:.1f} seconds of work are waiting, no more is taken: try again later", 0.0)
+
     @contextmanager
     def _room(self) -> Generator[None]:
         """Hold the lock; a refusal for want of room is counted and says when there should be some."""
@@ -252,6 +275,7 @@ class BatchQueue(Generic[W, R]):
 
     def _work(self) -> None:
         """The computing thread."""
+        _yield_to_others()
         while True:
             with self._changed:
                 while not (batch := self._lanes.take(time.monotonic(), self._budget())):
@@ -308,3 +332,14 @@ class BatchQueue(Generic[W, R]):
             call.missing -= 1
             if call.missing == 0:
                 call.done.set()
+
+
+def _yield_to_others() -> None:
+    """Let the event loop go before this thread where both want the processor: refusals must not wait for a batch.
+
+    Linux has a priority per thread; elsewhere nothing happens. Threads that the computing one starts inherit it.
+    """
+    if sys.platform == "linux":
+        own = threading.get_native_id()
+        lower = min(os.getpriority(os.PRIO_PROCESS, own) + _COMPUTE_NICENESS, 19)
+        os.setpriority(os.PRIO_PROCESS, own, lower)

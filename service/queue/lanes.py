@@ -59,6 +59,8 @@ class Limits:
         batch_seconds: batches are made smaller where, at the speed measured, they would take longer: what arrives
             meanwhile waits for the batch to end.
         tenant_tokens: most tokens waiting of the tenants named here.
+        query_seconds: no query is taken while those before it would, at the speed measured, take longer.
+        bulk_seconds: the same for bulk work, behind all that waits.
     """
 
     queued_tokens: int = 524_288
@@ -66,6 +68,8 @@ class Limits:
     batch_tokens: int = 4096
     batch_seconds: float = 0.2
     tenant_tokens: Mapping[str, int] = field(default_factory=dict[str, int])
+    query_seconds: float = 5.0
+    bulk_seconds: float = 30.0
 
 
 @dataclass(eq=False)
@@ -122,6 +126,10 @@ class Lanes(Generic[W]):
     def requests(self, priority: Priority | None = None) -> int:
         """Requests of which something waits, counted as in `tokens`."""
         return sum(self._requests.values()) + self._reserved_requests if priority is None else self._requests[priority]
+
+    def ahead(self, priority: Priority) -> int:
+        """Tokens that come before a new request of this priority, those reserved included."""
+        return sum(self._tokens[p] for p in Priority if p <= priority) + self._reserved_tokens
 
     def reserve(self, tokens: int, tenant: str = "") -> None:
         """Hold room for a request whose exact size is not known yet.

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import trustme
 
 from decant.embedder import Encoder
+from decant.index import Document
+from decant.rag import Answer
 from decant.service.client import AsyncClient, CallFailed, Client, TextFailed
 
 TEXTS = [f"text number {i} " * (1 + i % 6) for i in range(50)]
@@ -83,3 +87,54 @@ def test_a_full_server_is_asked_again(run_server: Callable[..., Any]) -> None:
     with Client(f"localhost:{small.server.grpc_port}") as client:
         assert client.embed(["water " * 60]).dense.shape == (1, 32)
     assert small.server.metrics.dropped.labels("overloaded")._value.get() >= 1
+
+
+def test_both_clients_write_search_rank_ask_and_remove(run_server: Callable[..., Any], tmp_path: Path) -> None:
+    stores = [{"name": "notes", "path": str(tmp_path / "notes"), "writable": True}]
+    address = f"localhost:{run_server(stores=stores).server.grpc_port}"
+    documents = [Document(f"d{i}", f"Note {i} is about whales.", metadata={"year": 1990 + i}) for i in range(5)]
+    with Client(address) as client:
+        assert client.upsert(iter(documents)).stored == 5
+        [hit] = client.search("whales", mode="lexical", k=1, filter="metadata.year = 1993")
+        assert hit.chunk.doc_id == "d3" and hit.metadata == {"year": 1993}
+        ranked = client.rerank("whales", ["a", "whales"], top_n=1)
+        assert len(ranked) == 1 and ranked[0].index in (0, 1)
+        *pieces, answer = client.ask("What is note 3 about?")
+        assert isinstance(answer, Answer) and "".join(map(str, pieces)) == answer.text
+        assert client.delete(["d0", "absent"]) == 1
+        with pytest.raises(CallFailed, match="no text"):
+            client.upsert([Document("e", " ")])
+
+    async def body() -> None:
+        async with AsyncClient(address) as client:
+            assert (await client.upsert(documents[:2])).stored == 1
+            assert await client.delete(["d0"]) == 1
+            assert [rank.index for rank in await client.rerank("a", ["b", "c"])] in ([0, 1], [1, 0])
+            parts = [part async for part in client.ask("What is note 3 about?")]
+            assert isinstance(parts[-1], Answer)
+            with pytest.raises(CallFailed):
+                await client.rerank("", ["a"])
+
+    asyncio.run(body())
+
+
+def test_the_client_takes_sparse_vectors(run_server: Callable[..., Any], sparse_encoder: Encoder) -> None:
+    with Client(f"localhost:{run_server(of=sparse_encoder).server.grpc_port}") as client:
+        made = client.embed(TEXTS[:5], outputs=("sparse",))
+        both = client.embed(TEXTS[:5], outputs=("dense", "sparse"))
+    expected = sparse_encoder.encode(TEXTS[:5], outputs=("dense", "sparse"))
+    assert made.sparse is not None and both.sparse is not None and made.dense.shape == (5, 0)
+    width = made.sparse.shape[1]
+    for got in (made.sparse, both.sparse):
+        assert np.abs(got.toarray() - expected.sparse.toarray()[:, :width]).max() <= 1e-6
+    assert np.abs(both.dense - expected.dense).max() <= 1e-6
+
+
+def test_the_client_speaks_tls(run_server: Callable[..., Any], tmp_path: Path) -> None:
+    authority = trustme.CA()
+    made = authority.issue_cert("localhost")
+    for name, blob in (("cert", made.cert_chain_pems[0]), ("key", made.private_key_pem), ("ca", authority.cert_pem)):
+        blob.write_to_path(tmp_path / name)
+    server = run_server(tls_cert=tmp_path / "cert", tls_key=tmp_path / "key").server
+    with Client(f"localhost:{server.grpc_port}", ca=tmp_path / "ca") as client:
+        assert client.embed("a").dense.shape == (1, 32)

@@ -261,7 +261,7 @@ def test_the_map_zooms_tells_and_opens(page: Page, served: Any) -> None:
     fitted = page.run(ink, canvas)
     canvas.send_keys(Keys.ARROW_RIGHT)
     page.until(lambda: page.all("#tip") and page.one("#tip").text)
-    page.picture("map-light")
+    page.picture("map-chosen")
     canvas.send_keys("+", "+")
     page.until(lambda: page.run(ink, canvas) != fitted)
     page.one("#zoom-fit").click()

@@ -114,3 +114,84 @@ def test_a_summary_needs_somewhere_to_put_the_vectors(decant):
     done = decant("embed", "--json", stdin="a")
     assert done.code == 2
     assert "--out" in done.error
+
+
+@pytest.fixture
+def sparse_model(decant, tiny_model, tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(tiny_model)
+    config.is_causal = True
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "lm")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "lm")
+    done = decant("convert", "lm", "sparse", "--sparse", "--top-k", "6", "--max-tokens", "64")
+    assert done.code == 0, done.err
+    assert "32 dimensions" in done.err and "terms" in done.err
+    return tmp_path / "sparse"
+
+
+def test_sparse_vectors_in_lines_and_files(decant, sparse_model):
+    rows = Encoder.load(sparse_model).encode(TEXTS, outputs=["sparse"]).sparse
+    done = decant("embed", "--model", sparse_model, "--output", "sparse", "--output", "dense", stdin="\n".join(TEXTS))
+    for i, line in enumerate(done.out.splitlines()):
+        row = json.loads(line)
+        assert len(row["vector"]) == 32 and row["sparse"]["terms"] == rows[[i]].indices.tolist()
+        assert np.array_equal(np.float32(row["sparse"]["weights"]), rows[[i]].data)
+    written = decant("embed", "--model", sparse_model, "--output", "sparse", "-o", "o.parquet", stdin="\n".join(TEXTS))
+    assert written.code == 0
+    table = pq.read_table("o.parquet").to_pylist()
+    assert [row["sparse_terms"] for row in table] == [rows[[i]].indices.tolist() for i in range(3)]
+    assert "vector" not in table[0]
+    refused = decant("embed", "--model", sparse_model, "--output", "sparse", "-o", "o.npy", stdin="a")
+    assert "a .npy holds one dense array" in refused.error
+
+
+def test_terms_are_explained_to_people_and_programs(decant, sparse_model):
+    encoder = Encoder.load(sparse_model)
+    told = encoder.terms(encoder.encode(TEXTS, outputs=["sparse"]).sparse, top=3)
+    shown = decant("embed", "--model", sparse_model, "--explain", "3", stdin="\n".join(TEXTS))
+    assert shown.code == 0
+    assert all(f"{weight:.3f}" in shown.out for row in told for _, weight in row)
+    lines = decant(
+        "embed", "--model", sparse_model, "--explain", "3", "--json", stdin="\n".join(TEXTS)
+    ).out.splitlines()
+    assert [[term for term, _ in json.loads(line)["terms"]] for line in lines] == [[t for t, _ in row] for row in told]
+
+
+def test_rule_and_examples_reach_the_prompt(decant, tiny_model, tmp_path):
+    options = ["--rule", "rare", "--kind", "query", "--instruction", "Find it"]
+    done = decant("embed", *options, "--example", "what is a river => It carries water.", stdin="the sea")
+    encoder = Encoder.load(tiny_model, rule="rare")
+    expected = encoder.encode(
+        ["the sea"], kind="query", instruction="Find it", examples=[("what is a river", "It carries water.")]
+    )
+    assert np.array_equal(np.float32(json.loads(done.out)["vector"]), expected.dense[0])
+    (tmp_path / "e.jsonl").write_text('{"query": "what is the sea", "positive": "Water."}\n', "utf-8")
+    found = decant("embed", *options, "--examples", "e.jsonl", stdin="the sea")
+    assert found.code == 0 and found.out != done.out
+    assert decant("convert", tiny_model, "rare", "--rule", "rare", "--examples", "e.jsonl").code == 0
+    again = decant("embed", "--model", "rare", *options[2:], stdin="the sea")
+    assert json.loads(again.out)["vector"] == json.loads(found.out)["vector"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rule", "e5"], "unknown prompt rule 'e5': choose from"),
+        (["--output", "router"], "this model offers dense vectors, not router"),
+        (["--explain", "3"], "this model offers dense vectors, not sparse"),
+        (["--example", "a=>b"], "prompt takes no examples: leave them out"),
+        (["--examples", "missing.jsonl"], "no prompt has a place for them"),
+        (["--rule", "rare", "--examples", "missing.jsonl"], "cannot read the examples in missing.jsonl"),
+        (["--adapter", "nowhere"], "no model folder at nowhere"),
+    ],
+)
+def test_what_the_model_cannot_do_is_one_line(decant, options, message):
+    done = decant("embed", *options, stdin="a")
+    assert done.code == 1
+    assert message in done.error
+
+
+def test_options_that_contradict_each_other(decant):
+    assert decant("embed", "--explain", "3", "--out", "o.npy", stdin="a").code == 2
+    assert decant("embed", "--example", "no arrow", stdin="a").code == 2

@@ -111,3 +111,34 @@ def test_eval_writes_runs_for_the_modes_asked_for(decant, beir, tmp_path):
     assert "lexical" in done.out
     assert "dense" not in done.out
     assert (tmp_path / "runs" / "lexical.trec").read_text("utf-8").startswith("q0 ")
+
+
+def test_convert_and_verify_a_mixture_of_experts(decant, tmp_path):
+    from transformers import AutoTokenizer, OlmoeConfig, OlmoeModel
+
+    sizes = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tokenizer = AutoTokenizer.from_pretrained(Encoder.load().path)
+    OlmoeModel(
+        OlmoeConfig(**sizes, num_experts=4, num_experts_per_tok=2, vocab_size=len(tokenizer), num_key_value_heads=4)
+    ).save_pretrained("moe")
+    tokenizer.save_pretrained("moe")
+    (tmp_path / "texts.txt").write_text("rivers carry water\nthe committee met\na function adds\n", "utf-8")
+    options = ["--rule", "prompt-eol", "--router", "last", "--router-calibration", "texts.txt", "--max-tokens", "64"]
+    done = decant("convert", "moe", "out", *options)
+    assert done.code == 0, done.err
+    assert "32 dimensions, 8 experts" in done.err
+    checked = decant("verify", "out", "--json").json
+    assert checked["passed"] and checked["outputs"] == ["dense", "router"]
+    rows = [
+        json.loads(line)
+        for line in decant("embed", "--model", "out", "--output", "router", stdin="a\nb").out.splitlines()
+    ]
+    assert [len(row["router"]) for row in rows] == [8, 8] and "vector" not in rows[0]
+    alone = decant("convert", "moe", "other", "--router-calibration", "texts.txt")
+    assert "only router vectors are calibrated: add a router" in alone.error
+
+
+def test_a_sparse_head_the_model_does_not_have(decant, tiny_model):
+    assert "has no language-model head" in decant("convert", tiny_model, "out", "--sparse").error
+    assert "leaves nothing to give out" in decant("convert", tiny_model, "out", "--pooling", "none").error
+    assert "has no routers to listen to" in decant("convert", tiny_model, "out", "--router", "last").error
