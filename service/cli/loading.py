@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from rich.text import Text
 
@@ -16,22 +16,31 @@ if TYPE_CHECKING:
     from ...embedder import Encoder, EncoderSpec
 
 
+class LoadOptions(TypedDict, total=False):
+    """What `Encoder.load` takes besides the model, the device and the number format."""
+
+    spec: EncoderSpec | None
+    rule: str | None
+    adapters: Sequence[str | Path]
+    examples: Path | None
+    verify: bool
+
+
 def load_encoder(
     model: str | None,
     device: str | None = None,
     dtype: str | None = None,
     *,
     debug: bool = False,
-    spec: EncoderSpec | None = None,
-    verify: bool = True,
+    **options: Unpack[LoadOptions],
 ) -> Encoder:
-    """Load a model with a spinner on stderr; arguments as of `Encoder.load`."""
+    """Load a model with a spinner on stderr; options as of `Encoder.load`."""
     with waiting(f"loading {name_of(model)}"):
         from ...embedder import Encoder
 
         if not debug:
             quiet_transformers()
-        return Encoder.load(model, device=device, dtype=dtype, spec=spec, verify=verify)
+        return Encoder.load(model, device=device, dtype=dtype, **options)
 
 
 def name_of(model: str | None) -> str:

@@ -7,11 +7,12 @@ import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ...embedder import Embeddings
 from ...embedder.errors import InputError
@@ -62,17 +63,21 @@ def writer_to(out: Path | None) -> Generator[Writer]:
 
 
 class _JsonLines:
-    """An object per line: id, tokens, truncated, vector."""
+    """An object per line: id, tokens, truncated, and of vector, sparse and router what was asked for."""
 
     def __init__(self, stream: BinaryIO | None) -> None:
         self._stream = stream
 
     def write(self, names: Sequence[str], part: Embeddings) -> None:
-        for name, tokens, cut, vector in zip(names, part.tokens, part.truncated, _dense(part), strict=True):
-            # float32's shortest text that reads back as the same number; a float64 would print noise digits.
-            numbers = ", ".join(str(value) for value in vector)
-            head = json.dumps({"id": name, "tokens": int(tokens), "truncated": bool(cut)}, ensure_ascii=False)
-            line = f'{head[:-1]}, "vector": [{numbers}]}}'
+        for i, name in enumerate(names):
+            cut = bool(part.truncated[i])
+            head = json.dumps({"id": name, "tokens": int(part.tokens[i]), "truncated": cut}, ensure_ascii=False)
+            made = [f', "{key}": [{_numbers(rows[i])}]' for key, rows in _matrices(part)]
+            if part.sparse is not None:
+                begin, end = part.sparse.indptr[i : i + 2]
+                terms, weights = (_numbers(values[begin:end]) for values in (part.sparse.indices, part.sparse.data))
+                made.append(f', "sparse": {{"terms": [{terms}], "weights": [{weights}]}}')
+            line = f"{head[:-1]}{''.join(made)}}}"
             if self._stream is None:
                 write_line(line)
             else:
@@ -83,14 +88,20 @@ class _JsonLines:
 
 
 class _Numpy:
-    """One float32 array (N, D); the header is written again when N is known, and NumPy keeps room for that."""
+    """One float32 array (N, D), of dense or of router vectors.
+
+    The header is written again when N is known, and NumPy keeps room for that.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._rows = self._width = 0
 
     def write(self, names: Sequence[str], part: Embeddings) -> None:
-        dense = np.ascontiguousarray(_dense(part), "<f4")
+        matrices = _matrices(part)
+        if part.sparse is not None or len(matrices) != 1:
+            raise InputError("a .npy holds one dense array: write more, or sparse vectors, to .parquet or .jsonl")
+        dense = np.ascontiguousarray(matrices[0][1], "<f4")
         if self._rows == 0:
             self._width = dense.shape[1]
             self._header()
@@ -107,25 +118,30 @@ class _Numpy:
 
 
 class _Parquet:
-    """Columns id, vector (fixed-size list of float32), tokens, truncated; a row group per part."""
+    """Columns id, tokens, truncated, and of the rest what was asked for; a row group per part.
+
+    vector, router: fixed-size lists of float32; sparse_terms: list of int32, sparse_weights: list of float32.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, names: Sequence[str], part: Embeddings) -> None:
-        dense = _dense(part)
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(dense.reshape(-1)), dense.shape[1])
-        columns = {
-            "id": pa.array(names, pa.string()),
-            "vector": vectors,
-            "tokens": pa.array(part.tokens),
-            "truncated": pa.array(part.truncated),
-        }
-        rows = pa.table(columns)
+        columns: dict[str, pa.Array[Any]] = {"id": pa.array(names, pa.string())}
+        for key, rows in _matrices(part):
+            columns[key] = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+        if part.sparse is not None:
+            ends = pa.array(np.asarray(part.sparse.indptr, np.int32))
+            columns["sparse_terms"] = pa.ListArray.from_arrays(
+                ends, pa.array(np.asarray(part.sparse.indices, np.int32))
+            )
+            columns["sparse_weights"] = pa.ListArray.from_arrays(ends, pa.array(np.asarray(part.sparse.data)))
+        columns |= {"tokens": pa.array(part.tokens), "truncated": pa.array(part.truncated)}
+        group = pa.table(columns)
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._stream, rows.schema)
-        self._writer.write_table(rows)
+            self._writer = pq.ParquetWriter(self._stream, group.schema)
+        self._writer.write_table(group)
 
     def finish(self) -> None:
         if self._writer is not None:
@@ -135,6 +151,11 @@ class _Parquet:
 _WRITERS = {".parquet": _Parquet, ".npy": _Numpy, ".jsonl": _JsonLines}
 
 
-def _dense(part: Embeddings) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    assert part.dense is not None
-    return part.dense  # pyright: ignore[reportReturnType]
+def _matrices(part: Embeddings) -> list[tuple[str, NDArray[np.float32]]]:
+    given = (("vector", part.dense), ("router", part.router))
+    return [(key, rows) for key, rows in given if rows is not None]
+
+
+def _numbers(values: NDArray[Any]) -> str:
+    # float32's shortest text that reads back as the same number; a float64 would print noise digits.
+    return ", ".join(str(value) for value in values)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from .conversion_options import Adapters, Rule
 from .exit_codes import ExitCode
 from .loading import load_encoder, waiting
 from .options import Debug, Device, DtypeOption, Json
@@ -26,6 +27,8 @@ def command(
         str | None,
         typer.Argument(metavar="MODEL", envvar="DECANT_MODEL", help="Model folder or hub name. Default: decant-mini."),
     ] = None,
+    rule: Rule = None,
+    adapter: Adapters = None,
     device: Device = None,
     dtype: DtypeOption = None,
     as_json: Json = False,
@@ -37,7 +40,7 @@ def command(
     it, is the instruction left out where it should be, does a saved copy give the same bytes. Exits with 4 if one
     of them does not hold.
     """
-    encoder = load_encoder(model, device, dtype, debug=debug, verify=False)
+    encoder = load_encoder(model, device, dtype, debug=debug, rule=rule, adapters=adapter or (), verify=False)
     from ...embedder.verify import verify_encoder
 
     with waiting("measuring"):
@@ -50,6 +53,7 @@ def command(
                 "model": str(encoder.path),
                 "fingerprint": encoder.fingerprint,
                 "engine": backbone.engine,
+                "outputs": list(encoder.outputs),
                 "device": str(backbone.device),
                 "dtype": str(backbone.dtype).removeprefix("torch."),
                 "passed": passed,
