@@ -20,7 +20,7 @@ from ..web.assets import PAGE, Asset, load_assets
 from ..web.corpus_map import CorpusMaps
 from ..web.excerpt import excerpt_of
 from ..web.projection import Method
-from ..web.status import status_of
+from ..web.status import StoreFacts, status_of
 from .door import Door
 from .shapes import json_response
 
@@ -75,14 +75,14 @@ def _sent(asset: Asset, request: Request) -> Response:
 
 def _data(door: Door, backend: Backend) -> APIRouter:
     router = APIRouter(prefix="/ui/api")
-    maps = CorpusMaps()
+    maps, facts = CorpusMaps(), StoreFacts()
 
     @router.get("/status")
     async def status(request: Request, store: str = "") -> Response:
         async def work(caller: Caller) -> Response:
             names = backend.stores.names(caller.tenant)
             service = await backend.stores.get(store, caller.tenant) if names or store else None
-            info = await service.on_thread(service.store.info, caller) if service else None
+            info = await service.on_thread(lambda: facts.of(service.store), caller) if service else None
             return json_response(
                 {
                     "version": version("decant"),

@@ -106,16 +106,19 @@ export class Chart {
     pen.lineWidth = 4;
     pen.lineJoin = "round";
     const taken = [];
+    const width = this.canvas.clientWidth;
     for (const { text, point, group } of this.labels) {
       if (this.hidden.has(group)) continue;
-      const [x, y] = this.screen(point);
       const half = pen.measureText(text).width / 2 + 4;
+      const [at, y] = this.screen(point);
+      if (at < 0 || at > width) continue;
+      const x = Math.max(half, Math.min(width - half, at));
       if (taken.some(([ox, oy, other]) => Math.abs(ox - x) < half + other && Math.abs(oy - y) < 16)) continue;
       taken.push([x, y, half]);
       pen.strokeStyle = ink.backgroundColor;
-      pen.strokeText(text, x, y + 4);
+      pen.strokeText(text, x, y - 8);
       pen.fillStyle = ink.color;
-      pen.fillText(text, x, y + 4);
+      pen.fillText(text, x, y - 8);
     }
   }
 

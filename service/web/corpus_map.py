@@ -19,7 +19,7 @@ from ..search import SearchService
 from .projection import EXPLAINED, Method, project
 
 # What a browser draws without pause and t-SNE places in seconds; larger stores are drawn in an even sample.
-MOST_POINTS = {"pca": 5000, "tsne": 2500}
+MOST_POINTS = {"pca": 5000, "tsne": 2000}
 MOST_GROUPS = 12
 OTHER = "other"
 HERE = "top"

@@ -91,9 +91,13 @@ function keyDialog() {
     dialog.showModal();
   };
   byId("key-open").addEventListener("click", () => open());
-  byId("key-forget").addEventListener("click", () => ((byId("key").value = ""), setKey(""), dialog.close()));
-  byId("key-form").addEventListener("submit", () => setKey(byId("key").value.trim()));
-  dialog.addEventListener("close", load);
+  byId("key-forget").addEventListener("click", () => ((byId("key").value = ""), dialog.close("save")));
+  dialog.addEventListener("cancel", () => (dialog.returnValue = ""));
+  dialog.addEventListener("close", () => {
+    if (dialog.returnValue !== "save") return;
+    setKey(byId("key").value.trim());
+    load();
+  });
   addEventListener("decant:key", (event) => open(event.detail));
 }
 

@@ -48,6 +48,7 @@ export async function show() {
     draw();
   } catch (error) {
     if (busy === wanted) say(error.message);
+    if (busy === wanted && error.status === 504) setTimeout(() => byId("view-map").hidden || show(), 2000);
   }
   if (busy === wanted) busy = "";
 }
@@ -60,9 +61,9 @@ function say(text) {
 function draw() {
   say(map.x.length ? "" : "There is nothing to show yet: index some documents.");
   const group = map.doc.map((doc) => map.docs[doc].group);
-  chart.show({ x: map.x, y: map.y, group }, map.labels.map((point, at) => ({ point, text: map.groups[at], group: at })).filter(({ point }) => point >= 0));
+  chart.show({ x: map.x, y: map.y, group }, map.labels.map((point, at) => ({ point, text: short(map.groups[at]), group: at })).filter(({ point }) => point >= 0));
   const sizes = map.groups.map((_, at) => group.filter((own) => own === at).length);
-  byId("legend").replaceChildren(...map.groups.map((name, at) => el("li", {}, entry(name, at, sizes[at]))));
+  byId("legend").replaceChildren(...map.groups.map((name, at) => el("li", {}, entry(short(name), at, sizes[at]))));
   const drawn = map.x.length < map.total ? `${whole.format(map.x.length)} of ${count(map.total, "passage")}, drawn evenly` : count(map.total, "passage");
   byId("map-note").replaceChildren(`${drawn}; ${map.explained}`, el("span", { id: "ringed" }));
   ring();
@@ -80,9 +81,11 @@ function entry(name, at, size) {
   return button;
 }
 
+const short = (name) => (name.length > 24 ? `${name.slice(0, 23)}…` : name);
+
 /** Number the last search's hits on the map. */
 function ring() {
-  const { query, hits } = lastHits();
+  const { query, mode, hits } = lastHits();
   const ranks = new Map(hits.map((hit) => [`${hit.doc_id}\n${hit.ordinal}`, hit.rank]));
   chart.hits = new Map();
   if (ranks.size) {
@@ -92,7 +95,7 @@ function ring() {
     });
   }
   const ringed = byId("ringed");
-  if (ringed) ringed.textContent = chart.hits.size ? `. Numbered: what hybrid search found for “${query}”.` : "";
+  if (ringed) ringed.textContent = chart.hits.size ? `. Numbered: what ${mode} search found for “${query}”.` : "";
   chart.draw();
 }
 

@@ -15,6 +15,7 @@ EXPLAINED: dict[Method, str] = {
 # t-SNE reads this many principal components: the rest is noise to it, and costs time.
 _COMPONENTS = 50
 _PERPLEXITY = 30.0
+_STEPS = 500
 # Copies of one passage differ by no more than this, and have no directions.
 _ALIKE = 1e-6
 
@@ -44,10 +45,14 @@ def _components(vectors: NDArray[np.float32], count: int) -> NDArray[np.float32]
 
 def _tsne(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     perplexity = min(_PERPLEXITY, (len(vectors) - 1) / 3)
-    model = TSNE(2, perplexity=perplexity, init="pca", metric="cosine", random_state=0, n_jobs=1)
-    placed: NDArray[np.float32] = model.fit_transform(_components(vectors, _COMPONENTS))
+    model = TSNE(2, perplexity=perplexity, init="pca", metric="cosine", max_iter=_STEPS, random_state=0, n_jobs=1)
+    components = _components(vectors, _COMPONENTS)
+    # It would take every core, and those are the encoder's.
+    with threadpool_limits(1, user_api="openmp"):
+        placed: NDArray[np.float32] = model.fit_transform(components)
     return placed
 
 

@@ -4,7 +4,7 @@ import { byId, count, el, heading, marked, shortPlace } from "./dom.js";
 import { open } from "./source.js";
 
 const ABOUT = {
-  hybrid: "the other lists, fused",
+  hybrid: "all of them, fused",
   dense: "by meaning",
   sparse: "by learned terms",
   lexical: "by words, BM25",
@@ -14,7 +14,7 @@ const ORDER = Object.keys(ABOUT);
 let status = null;
 let current = null; // what is shown: {key, abort, results}
 let chosen = "hybrid"; // the column that a narrow screen shows
-let latest = { query: "", hits: [] };
+let latest = { query: "", mode: "", hits: [] };
 
 /** The last search's best hits, for the map. */
 export const lastHits = () => latest;
@@ -112,7 +112,7 @@ async function fill(run, mode, question) {
     section.querySelector(".took").textContent = `${count(found.hits.length, "hit")} · ${Math.max(1, Math.round(found.milliseconds))} ms`;
     list.replaceChildren(...found.hits.map((hit) => card(hit, mode, found.hits[0].score)));
     if (!found.hits.length) list.replaceChildren(el("li", { class: "nothing" }, "Nothing found. Try other words, or a wider filter."));
-    if (mode === "hybrid" || !latest.hits.length || latest.query !== question.query) latest = { query: question.query, hits: found.hits };
+    if (mode === "hybrid" || !latest.hits.length || latest.query !== question.query) latest = { query: question.query, mode, hits: found.hits };
     compare(run);
   } catch (error) {
     if (error.name === "AbortError" || run !== current) return;

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from ...index import Store
+from ...index.opening import ACCELERATORS
 from ..models import Models, ServedModel
 from ..search import SearchService
 
 # As the page shows them, side by side.
 MODES = ("hybrid", "dense", "sparse", "lexical")
+
+
+class StoreFacts:
+    """`Store.info` of each store until the store changes: asking reads every byte of its accelerators."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[object, dict[str, Any]]] = {}
+
+    def of(self, store: Store) -> dict[str, Any]:
+        """Return the facts of the newest version; on a worker thread."""
+        manifests = sorted((store.root / ACCELERATORS).glob("*/manifest.json"))
+        mark = (store.snapshot().version, [(str(file), _changed(file)) for file in manifests])
+        kept = self._kept.get(str(store.root))
+        if kept is None or kept[0] != mark:
+            kept = self._kept[str(store.root)] = (mark, store.info())
+        return kept[1]
+
+
+def _changed(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:  # an accelerator was taken out of use just now
+        return 0
 
 
 def status_of(service: SearchService | None, info: dict[str, Any] | None, models: Models) -> dict[str, Any]:
