@@ -84,19 +84,21 @@ class Run:
         name = name or recipe.step
         folder = self.folder / name
         if self._finished(folder, recipe):
-            log.info("%s: finished before", name)
+            log.info("%s: finished before", _shown(name))
             return False
         began = time.perf_counter()
         self._perform(recipe, folder)
         (folder / "finished.json").write_text(json.dumps({"seconds_of_last_start": time.perf_counter() - began}))
-        log.info("%s: finished in %.0f s", name, time.perf_counter() - began)
+        log.info("%s: finished in %.0f s", _shown(name), time.perf_counter() - began)
         return True
 
     def _finished(self, folder: Path, recipe: Recipe) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         settings = json.dumps(dataclasses.asdict(recipe), indent=2) + "\n"
         file = folder / "recipe.json"
-        if file.exists() and file.read_text() != settings:
+        # What stopped before it left anything, at a wrong field as a rule, may be mended and run again.
+        begun = any(path != file for path in folder.iterdir())
+        if begun and file.exists() and file.read_text() != settings:
             raise RecipeError(f"{folder} was begun with other settings: remove it, or choose another --run folder")
         file.write_text(settings)
         return (folder / "finished.json").exists()
@@ -171,6 +173,10 @@ class Run:
 
     def _setting(self, step: str, key: str) -> Any:
         return json.loads((self._result(step) / "recipe.json").read_text())[key]
+
+
+def _shown(name: str) -> str:
+    return "training" if name == "." else name
 
 
 def do_recipes(recipes: Sequence[NamedRecipe], run: Run) -> None:

@@ -94,3 +94,8 @@ def test_the_command_line_reports_a_wrong_recipe_before_anything_runs(tmp_path):
     assert result.exit_code == 1
     assert "step_count is unknown" in result.stderr.replace("\n", " ")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_recipe_is_valid(file):
+    read_recipe(file)
