@@ -36,6 +36,10 @@ CLIENTS = 64
 BATCH = 4
 
 
+class Refused(Exception):
+    """The server was full."""
+
+
 @dataclass
 class Load:
     """What became of requests: seconds of those answered and of those refused, and how many failed otherwise."""
@@ -85,8 +89,8 @@ async def closed_loop(call: Callable[[int], Awaitable[None]], seconds: float, cl
         while time.perf_counter() < end:
             try:
                 await call(turn)
-            except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # type: ignore[attr-defined]
+            except (Refused, grpc.RpcError) as error:
+                if isinstance(error, grpc.RpcError) and error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                     raise
                 await asyncio.sleep(0.5)
                 continue
@@ -176,7 +180,10 @@ def http_call(client: httpx.AsyncClient, port: int, texts: Sequence[str]) -> Cal
     async def call(number: int) -> None:
         at = number * BATCH % 2048
         body = {"input": texts[at : at + BATCH]}
-        (await client.post(f"http://127.0.0.1:{port}/v1/embeddings", json=body)).raise_for_status()
+        answer = await client.post(f"http://127.0.0.1:{port}/v1/embeddings", json=body)
+        if answer.status_code == 429:
+            raise Refused
+        answer.raise_for_status()
 
     return call
 

@@ -206,6 +206,37 @@ def test_a_conversation_goes_on_and_starts_anew(page: Page, served: Any) -> None
     page.until(lambda: not page.all(".turn"))
 
 
+def test_what_went_wrong_is_said_where_it_was_asked(page: Page, served: Any) -> None:
+    page.open(served, "#/search?q=tea&filter=path =&k=5")
+    page.until(lambda: len(page.all(".nothing")) == 3)
+    assert all("filter" in column.text for column in page.all(".nothing"))
+    assert page.one("#filter").get_attribute("value") == "path =" and page.one("#k").get_attribute("value") == "5"
+    page.complaints()  # the refusals, which the browser logs
+    page.open(served, "#/search?q=tea&filter=path LIKE '%25green%25'")
+    page.until(lambda: len(page.all(".hit")) >= 3)
+    assert {"green"} == {hit.text.split("\n")[1] for hit in page.all(".hit")}
+    page.until(lambda: "hybrid" in page.one("#heard").get_attribute("textContent"))
+    page.run("document.activeElement.blur()")
+    page.press("?")
+    assert "Esc" in page.one("#help-dialog").text
+    page.press(Keys.ESCAPE)
+    page.until(lambda: not page.all("#help-dialog"))
+
+
+def test_one_of_several_stores_is_chosen(page: Page, run_server: Callable[..., Any], tmp_path: Path) -> None:
+    stores = [{"name": name, "path": str(tmp_path / name), "writable": True} for name in ("sea", "land")]
+    server = run_server(stores=stores)
+    body = {"documents": [{"doc_id": "only", "text": "The hedgehog sleeps."}], "store": "land"}
+    assert server.http("/documents", body).status == 200
+    page.open(server)
+    page.until(lambda: "0 documents" in page.one("#tagline").text)
+    page.one("#store").send_keys("land")
+    page.until(lambda: "1 document," in page.one("#tagline").text)
+    page.search("hedgehog")
+    assert "hedgehog" in page.one(".hit").text
+    assert page.complaints() == []
+
+
 def test_what_a_document_says_never_becomes_markup(page: Page, served: Any) -> None:
     page.open(served)
     page.search("harmless squid")
