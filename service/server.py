@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -29,6 +30,8 @@ from .tls import Tls
 from .tracing import make_tracer
 
 _log = logging.getLogger(__name__)
+# Python's own is 5 ms.
+_SWITCH_SECONDS = 0.001
 
 
 class Server:
@@ -134,6 +137,8 @@ async def serve(
         ready: called once it listens.
         orphaned: a descriptor that becomes readable when whoever started this process has gone; it leaves then, too.
     """
+    # A batch is computed in Python between calls of the device: the event loop must not wait long for its turn there.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     server = Server(settings, encoder)
     await server.start()
     loop = asyncio.get_running_loop()

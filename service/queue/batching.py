@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 import time
 from collections import deque
@@ -34,7 +32,6 @@ _SPEED_DECAY = 0.9
 _LEAST_BATCH_TOKENS = 256
 _RETRY_SECONDS = (0.25, 30.0)
 _PREPARE_THREADS = 2
-_COMPUTE_NICENESS = 5
 
 
 class Observer(Protocol):
@@ -275,7 +272,6 @@ class BatchQueue(Generic[W, R]):
 
     def _work(self) -> None:
         """The computing thread."""
-        _yield_to_others()
         while True:
             with self._changed:
                 while not (batch := self._lanes.take(time.monotonic(), self._budget())):
@@ -332,14 +328,3 @@ class BatchQueue(Generic[W, R]):
             call.missing -= 1
             if call.missing == 0:
                 call.done.set()
-
-
-def _yield_to_others() -> None:
-    """Let the event loop go before this thread where both want the processor: refusals must not wait for a batch.
-
-    Linux has a priority per thread; elsewhere nothing happens. Threads that the computing one starts inherit it.
-    """
-    if sys.platform == "linux":
-        own = threading.get_native_id()
-        lower = min(os.getpriority(os.PRIO_PROCESS, own) + _COMPUTE_NICENESS, 19)
-        os.setpriority(os.PRIO_PROCESS, own, lower)
