@@ -31,6 +31,11 @@ class Pairs:
     known: Tensor
     passage_of: Tensor
 
+    def to(self, device: torch.device) -> Pairs:
+        """The same on another device."""
+        parts = (self.hidden, self.ids, self.mask, self.asked_hidden, self.asked, self.known, self.passage_of)
+        return Pairs(*(part.to(device, non_blocking=True) for part in parts))
+
     @property
     def tokens(self) -> int:
         """Passage tokens read, padding left out."""

@@ -71,6 +71,7 @@ class ReaderGenerator:
             return []
         count = len(readable)
         pairs = pad([own for _, own in readable], [asked] * count, list(range(count)))
+        pairs = pairs.to(self._encoder.backbone.device)
         spans = best_spans(*read(self._trained.reader, pairs))
         weight = self._trained.calibration.evidence_weight
         found: list[Candidate] = []

@@ -103,6 +103,8 @@ class Trainer:
         )
         self.reader = SpanReader(config)
         self.reader.folded.copy_(folded_ids(encoder))
+        self.device = encoder.backbone.device
+        self.reader.to(self.device)
         lengths = np.array([len(self.passages[i]) for i in range(len(self.passages))], np.int64)
         self.batches = Batches(self.questions, lengths, recipe)
 
@@ -115,12 +117,12 @@ class Trainer:
             [self.passages[p] for p in places],
             [self.asked[q] for q, _, _ in triples],
             [places[passage] for _, passage, _ in triples],
-        )
-        with torch.autocast("cpu", torch.bfloat16):
+        ).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
             starts, ends = read(self.reader, pairs)
         null = starts.shape[1] - 1
         spans = [self._span(q, p) or (null, null) if own else (null, null) for q, p, own in triples]
-        first, last = torch.tensor(spans).T
+        first, last = torch.tensor(spans, device=self.device).T
         return StepResult((F.cross_entropy(starts, first) + F.cross_entropy(ends, last)) / 2, pairs.tokens)
 
     def _span(self, question: int, passage: int) -> tuple[int, int] | None:
@@ -147,6 +149,7 @@ class Trainer:
             batch = rows[start : start + 32]
             owners = [int(self.questions.passage_of[i]) for i in batch]
             pairs = pad([self.passages[p] for p in owners], [self.asked[i] for i in batch], list(range(len(batch))))
+            pairs = pairs.to(self.device)
             for i, owner, span in zip(batch, owners, best_spans(*read(self.reader, pairs)), strict=True):
                 offsets = self.passages[owner].offsets
                 text = self.questions.passages[owner][offsets[span.first, 0] : offsets[span.last, 1]]

@@ -44,6 +44,8 @@ def command(
     """
     require_paths(recipes)
     folder = run or Path("runs") / _name(recipes[0])
+    if len(recipes) == 1 and _answers(recipes[0], folder, changes or [], device, debug=debug):
+        return
     with waiting("reading"):
         # Recipes are checked before torch is loaded, which takes seconds.
         from ...embedder.training.recipe import read_recipes
@@ -67,6 +69,21 @@ def command(
     finally:
         log.removeHandler(handler)
     say(f"results are in {folder}", style="green")
+
+
+def _answers(path: Path, folder: Path, changes: list[str], device: str | None, *, debug: bool) -> bool:
+    """Run the recipe if it trains what answers, a reader or cross-attention blocks; whether it does."""
+    from ...rag.training import rag_recipe, run_rag_recipe
+
+    if path.is_dir() or (recipe := rag_recipe(path, changes)) is None:
+        return False
+    from ...embedder.training.sources import data_root
+
+    if not debug:
+        quiet_transformers()
+    run_rag_recipe(recipe, data_root(), folder, device)
+    say(f"results are in {folder}", style="green")
+    return True
 
 
 class _Lines(logging.Handler):
