@@ -25,7 +25,7 @@ from .calibration import Calibration
 from .device import choose_device, choose_dtype
 from .embeddings import Embeddings
 from .errors import InputError, ModelError
-from .examples import ExampleIndex, check_examples, read_examples
+from .examples import ExampleIndex, check_examples, read_examples, tokenize_each
 from .fingerprint import fingerprint
 from .formats.folder import ModelFiles, read_folder, resolve, stack_adapters
 from .head import Head
@@ -172,6 +172,11 @@ class Encoder:
         return self.text_tokenizer.backend
 
     @property
+    def batch_tokens(self) -> int:
+        """Token budget of one forward where none is asked for."""
+        return BATCH_TOKENS_GPU if self.backbone.device.type == "cuda" else BATCH_TOKENS_CPU
+
+    @property
     def fingerprint(self) -> str:
         """Hash of spec and weights; reads every byte of the model once."""
         return self._fingerprint
@@ -249,6 +254,36 @@ class Encoder:
         while window := list(islice(rest, WINDOW_TEXTS)):
             yield self._encode_window(window, start, around, outputs, dimensions, batch_tokens)
             start += len(window)
+
+    def encode_chunks(
+        self,
+        text: str,
+        spans: Sequence[tuple[int, int]],
+        *,
+        kind: str = "document",
+        dimensions: int | None = None,
+        batch_tokens: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Encode a document once and pool each of its chunks from it (late chunking, arXiv 2409.04701).
+
+        A text longer than `max_tokens` is read in overlapping windows.
+
+        Args:
+            text: the whole document.
+            spans: first and end character of each chunk, in the order of the text; they may overlap.
+            kind: as in `encode`, like `dimensions` and `batch_tokens`.
+            dimensions: width of the vectors.
+            batch_tokens: token budget of one forward.
+
+        Returns:
+            (chunks, D) float32; special tokens and prompt are attended to and not pooled.
+
+        Raises:
+            InputError: for a causal encoder, one that does not average, or chunks that cannot be honoured.
+        """
+        from .late_chunking import encode_chunks
+
+        return encode_chunks(self, text, spans, kind=kind, dimensions=dimensions, batch_tokens=batch_tokens)
 
     def save(self, folder: str | Path) -> None:
         """Save as a folder that Decant loads to the same bytes and plain `SentenceTransformer` loads to agree.
@@ -338,28 +373,8 @@ class Encoder:
         if examples or self.example_index is None or not self.spec.retrieves(kind):
             template = self.spec.template(kind, instruction, examples)
             return self.text_tokenizer(texts, template, truncate, first=first)
-        parts = [self._with_examples(text, kind, instruction, truncate, first + i) for i, text in enumerate(texts)]
-        return TokenizedTexts(
-            [ids for part in parts for ids in part.ids],
-            np.array([part.pool_from[0] for part in parts], np.int32),
-            np.array([part.truncated[0] for part in parts], np.bool_),
-        )
-
-    def _with_examples(
-        self, text: str, kind: str, instruction: str | None, truncate: Truncate, number: int
-    ) -> TokenizedTexts:
-        """Tokenise one text behind as many of its examples, the nearest first to stay, as leave it whole."""
-        assert self.example_index is not None
-        found = self.example_index.for_query(text)
-        for left_out in range(len(found)):
-            template = self.spec.template(kind, instruction, found[left_out:])
-            try:
-                tokenized = self.text_tokenizer([text], template, first=number)
-            except InputError:  # the examples leave no room at all
-                continue
-            if not tokenized.truncated[0]:
-                return tokenized
-        return self.text_tokenizer([text], self.spec.template(kind, instruction), truncate, first=number)
+        found = (self.example_index.for_query(text) for text in texts)
+        return tokenize_each(self.text_tokenizer, self.spec, texts, found, (kind, instruction, truncate), first)
 
     def _without_examples(self, texts: list[str]) -> NDArray[np.float32]:
         kinds = [kind for kind in self.spec.prompts if self.spec.retrieves(kind)]
@@ -420,20 +435,6 @@ class Encoder:
         assert result.dense is not None
         return result.dense
 
-    def encode_tokens_sparse(
-        self,
-        tokenized: TokenizedTexts,
-        *,
-        dense: bool = False,
-        dimensions: int | None = None,
-        batch_tokens: int | None = None,
-    ) -> tuple[csr_array, NDArray[np.float32] | None]:
-        """Turn token ids into (N, V) CSR rows, and dense vectors as well if wanted, from one forward."""
-        outputs = ("sparse", "dense") if dense else ("sparse",)
-        result = self.represent(tokenized, outputs, dimensions=dimensions, batch_tokens=batch_tokens)
-        assert result.sparse is not None
-        return result.sparse, result.dense
-
     def calibrated(self, texts: Iterable[str], *, kind: str = "document") -> Self:
         """Return this encoder with router vectors, and dense ones beside them, standardised by what `texts` give.
 
@@ -446,23 +447,11 @@ class Encoder:
         Raises:
             InputError: for an encoder without router vectors, or fewer than two texts.
         """
-        if self.spec.router is None:
-            raise InputError("only router vectors are calibrated: add a router to the spec")
-        plain = replace(
-            self.spec,
-            standardize=False,
-            normalize=False,
-            router=replace(self.spec.router, calibrated=False, normalize=False),
-        )
-        raw = self._with(plain, {})
-        parts = list(raw.encode_stream(texts, kind=kind, outputs=raw.outputs))
-        measured = {"router": calibration.measure(part.router for part in parts if part.router is not None)}
-        if "dense" in self.outputs:
-            measured["dense"] = calibration.measure(part.dense for part in parts if part.dense is not None)
-        router = replace(self.spec.router, calibrated=True)
-        return self._with(replace(self.spec, standardize="dense" in measured, router=router), measured)
+        spec, measured = calibration.calibrate(self, texts, kind)
+        return self.with_spec(spec, measured)
 
-    def _with(self, spec: EncoderSpec, calibrations: Mapping[str, Calibration]) -> Self:
+    def with_spec(self, spec: EncoderSpec, calibrations: Mapping[str, Calibration]) -> Self:
+        """Return an encoder of the same weights under another description and its statistics."""
         files = replace(self._files, spec=spec)
         pairs = self.example_index.pairs if self.example_index else ()
         return type(self)(files, self.path, self.backbone, self.text_tokenizer, calibrations, pairs)
@@ -478,8 +467,7 @@ class Encoder:
         if batch_tokens is not None and batch_tokens < 1:
             raise InputError(f"batch_tokens must be at least 1, not {batch_tokens}")
         lengths = [len(ids) for ids in tokenized.ids]
-        default = BATCH_TOKENS_GPU if self.backbone.device.type == "cuda" else BATCH_TOKENS_CPU
-        for batch in pack_by_length(lengths, batch_tokens or default):
+        for batch in pack_by_length(lengths, batch_tokens or self.batch_tokens):
             layout = self.backbone.layout([lengths[i] for i in batch])
             ids = torch.from_numpy(np.concatenate([tokenized.ids[i] for i in batch])).long().to(self.backbone.device)
             with listener.listening() if listener else nullcontext([]) as heard:
