@@ -22,6 +22,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from decant.embedder import Encoder
+from decant.index import Document, Store
+from decant.index.batches import index_documents
 from decant.service.keys import hash_key
 
 ROOT = Path(__file__).parents[2]
@@ -126,24 +128,26 @@ def page(driver: webdriver.Chrome) -> Generator[Page]:
         made.run("localStorage.clear(); sessionStorage.clear()")
 
 
-def fill(server: Any, headers: dict[str, str] | None = None) -> None:
-    """Five documents to look for, one of which means harm, among others: evidence is measured against those."""
-    documents = [{"doc_id": path, "path": path, "title": Path(path).stem, "text": text} for path, text in TEXTS.items()]
-    documents[-1] |= {"title": EVIL, "path": f"docs/{EVIL}.txt", "metadata": {"note": EVIL}}
+def fill(folder: Path, encoder: Encoder) -> Path:
+    """A store of five documents to look for, one of which means harm, among others: evidence is measured against those."""
+    documents = [Document(path, text, Path(path).stem, path) for path, text in TEXTS.items()]
+    documents[-1] = Document("evil", TEXTS["docs/evil.txt"], EVIL, f"docs/{EVIL}.txt", metadata={"note": EVIL})
     lines = (ROOT / "examples/corpus/tldr/commands.jsonl").read_text("utf-8").splitlines()[:OTHERS]
-    others = [
-        {"doc_id": str(i), "path": f"docs/tldr/{i}.md", "text": json.loads(line)["text"]}
-        for i, line in enumerate(lines)
-    ]
-    assert server.http("/documents", {"documents": documents + others}, headers).status == 200
+    others = [Document(str(i), json.loads(line)["text"], path=f"docs/tldr/{i}.md") for i, line in enumerate(lines)]
+    with Store.open(folder, encoder=encoder, create=True) as store:
+        index_documents(store, encoder, documents + others)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def served(mini: Encoder, make_running: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Generator[Any]:
-    """decant-mini over five documents, one of which means harm."""
-    folder = tmp_path_factory.mktemp("page") / "store"
-    running = make_running(mini, stores=[{"name": "notes", "path": str(folder), "writable": True}])
-    fill(running)
+def library(mini: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(tmp_path_factory.mktemp("page") / "alpha", mini)
+
+
+@pytest.fixture(scope="module")
+def served(mini: Encoder, make_running: Callable[..., Any], library: Path) -> Generator[Any]:
+    """decant-mini over what `fill` stores."""
+    running = make_running(mini, store=library)
     yield running
     running.stop()
 
@@ -267,8 +271,7 @@ def test_markup_made_of_a_string_is_refused_by_the_browser(page: Page, served: A
 def test_terms_of_a_query_are_bars(
     page: Page, run_server: Callable[..., Any], sparse_encoder: Encoder, tmp_path: Path
 ) -> None:
-    server = run_server(of=sparse_encoder, stores=[{"name": "s", "path": str(tmp_path / "s"), "writable": True}])
-    fill(server)
+    server = run_server(of=sparse_encoder, store=fill(tmp_path / "s", sparse_encoder))
     page.open(server)
     page.search("the water of rivers")
     assert [c.get_attribute("data-mode") for c in page.all(".column")] == ["hybrid", "dense", "sparse", "lexical"]
@@ -353,12 +356,11 @@ def test_every_view_fits_can_be_read_and_is_named(page: Page, served: Any, look:
 
 
 def test_a_key_is_asked_for_and_kept_in_the_tab(
-    page: Page, run_server: Callable[..., Any], mini: Encoder, tmp_path: Path
+    page: Page, run_server: Callable[..., Any], mini: Encoder, library: Path
 ) -> None:
-    keys = [{"sha256": hash_key("alpha"), "tenant": "alpha", "scopes": ["search", "ask", "index"]}]
-    stores = [{"name": "notes", "path": str(tmp_path / "{tenant}"), "writable": True}]
+    keys = [{"sha256": hash_key("alpha"), "tenant": "alpha", "scopes": ["search", "ask"]}]
+    stores = [{"name": "notes", "path": str(library.parent / "{tenant}")}]
     server = run_server(of=mini, stores=stores, api_keys=keys)
-    fill(server, {"authorization": "Bearer alpha"})
     page.open(server)
     for wrong in ("wrong", "alpha"):
         field = page.one("#key")
