@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import InputError, ModelError
+from .spec import EncoderSpec
+
+if TYPE_CHECKING:
+    from .encoder import Encoder
 
 # A dimension that moves less than this between texts says nothing; divided by it, rounding would be all there is.
 STILL = 1e-6
@@ -41,6 +46,28 @@ class Calibration:
         """Standardise (N, D) rows; a dimension that did not vary becomes 0."""
         mean, std = self.mean.to(vectors.device), self.std.to(vectors.device)
         return torch.where(std > STILL, (vectors - mean) / std.clamp_min(STILL), 0.0)
+
+
+def calibrate(encoder: Encoder, texts: Iterable[str], kind: str) -> tuple[EncoderSpec, dict[str, Calibration]]:
+    """Measure an encoder's router vectors, and dense ones beside them, as its routers and pooling give them.
+
+    Returns:
+        The spec that standardises by the statistics, and the statistics by the names of `Encoder.outputs`.
+
+    Raises:
+        InputError: for an encoder without router vectors, or fewer than two texts.
+    """
+    spec = encoder.spec
+    if spec.router is None:
+        raise InputError("only router vectors are calibrated: add a router to the spec")
+    router = replace(spec.router, calibrated=False, normalize=False)
+    raw = encoder.with_spec(replace(spec, standardize=False, normalize=False, router=router), {})
+    parts = list(raw.encode_stream(texts, kind=kind, outputs=raw.outputs))
+    measured = {"router": measure(part.router for part in parts if part.router is not None)}
+    if "dense" in raw.outputs:
+        measured["dense"] = measure(part.dense for part in parts if part.dense is not None)
+    router = replace(spec.router, calibrated=True)
+    return replace(spec, standardize="dense" in measured, router=router), measured
 
 
 def measure(parts: Iterable[NDArray[np.float32]]) -> Calibration:

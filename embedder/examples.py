@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, ModelError
-from .spec import ExampleSearch, ExampleSpec
+from .spec import EncoderSpec, ExampleSearch, ExampleSpec
+from .tokenization import TextTokenizer, TokenizedTexts, Truncate
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -98,6 +99,57 @@ class ExampleIndex:
     def digest(self) -> bytes:
         """Hash the pairs, for the fingerprint."""
         return hashlib.blake2b(json.dumps(self.pairs).encode(), digest_size=16).digest()
+
+
+def tokenize_each(
+    tokenizer: TextTokenizer,
+    spec: EncoderSpec,
+    texts: Sequence[str],
+    examples: Iterable[Pairs],
+    around: tuple[str, str | None, Truncate],
+    first: int,
+) -> TokenizedTexts:
+    """Tokenise each text behind as many of its own examples, the nearest first to stay, as leave it whole.
+
+    Args:
+        tokenizer: under the spec's rules.
+        spec: whose prompt takes the examples.
+        texts: N texts.
+        examples: N lists of pairs, the nearest last.
+        around: kind, instruction, and what happens to a text that is too long without examples.
+        first: number of the first text, for error messages.
+
+    Raises:
+        InputError: as of `TextTokenizer`.
+    """
+    parts = [
+        _whole(tokenizer, spec, text, found, around, first + i)
+        for i, (text, found) in enumerate(zip(texts, examples, strict=True))
+    ]
+    return TokenizedTexts(
+        [ids for part in parts for ids in part.ids],
+        np.array([part.pool_from[0] for part in parts], np.int32),
+        np.array([part.truncated[0] for part in parts], np.bool_),
+    )
+
+
+def _whole(
+    tokenizer: TextTokenizer,
+    spec: EncoderSpec,
+    text: str,
+    found: Pairs,
+    around: tuple[str, str | None, Truncate],
+    number: int,
+) -> TokenizedTexts:
+    kind, instruction, truncate = around
+    for left_out in range(len(found)):
+        try:
+            tokenized = tokenizer([text], spec.template(kind, instruction, found[left_out:]), first=number)
+        except InputError:  # the examples leave no room at all
+            continue
+        if not tokenized.truncated[0]:
+            return tokenized
+    return tokenizer([text], spec.template(kind, instruction), truncate, first=number)
 
 
 def read_examples(file: Path) -> list[tuple[str, str]]:

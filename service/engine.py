@@ -176,8 +176,7 @@ class EncoderEngine:
         for i, text in enumerate(texts):
             if not text:
                 raise EmptyInput(f"text {first + i} is empty: leave it out")
-        template = self.encoder.spec.template(options.kind, options.instruction)
-        made = self.encoder.text_tokenizer(texts, template, options.truncate, first=first)
+        made = self.encoder.tokenize(texts, options.kind, options.instruction, truncate=options.truncate, first=first)
         unit = self.encoder.spec.normalize if options.normalize is None else options.normalize
         outputs = tuple(name for name in (DENSE, SPARSE, ROUTER, STATES) if name in options.outputs)
         key = (outputs, self.encoder.head.width(options.dimensions), unit)
