@@ -59,6 +59,7 @@ function clear() {
   current = null;
   for (const id of ["columns", "unavailable", "mode-tabs", "term-bars"]) byId(id).replaceChildren();
   byId("terms").hidden = byId("mode-tabs").hidden = true;
+  byId("heard").textContent = "";
 }
 
 function run(key, question) {
@@ -73,7 +74,7 @@ function run(key, question) {
     ...modes.filter((mode) => !mode.available).map((mode) => missing(mode.name, mode.reason)),
   );
   tabs(offered);
-  for (const mode of offered) fill(run, mode, question);
+  Promise.all(offered.map((mode) => fill(run, mode, question))).then(() => run === current && hear(run));
   if (status.terms.available) terms(run, question.query);
   else if (offered.includes("sparse")) byId("unavailable").append(missing("terms", status.terms.reason));
 }
@@ -119,6 +120,12 @@ async function fill(run, mode, question) {
     list.replaceChildren(el("li", { class: "nothing", role: "alert" }, error.message));
   }
   section.removeAttribute("aria-busy");
+}
+
+/** What a screen reader says once every column is there. */
+function hear(run) {
+  const said = Object.entries(run.results).map(([mode, hits]) => `${mode} ${count(hits.length, "hit")}`);
+  byId("heard").textContent = said.join(", ");
 }
 
 const identity = (hit) => `${hit.doc_id}\n${hit.ordinal}`;

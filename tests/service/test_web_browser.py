@@ -129,7 +129,7 @@ def page(driver: webdriver.Chrome) -> Generator[Page]:
 
 
 def fill(folder: Path, encoder: Encoder) -> Path:
-    """A store of five documents to look for, one of which means harm, among others: evidence is measured against those."""
+    """Store five documents to look for, one of them harmful, among others: evidence is measured against those."""
     documents = [Document(path, text, Path(path).stem, path) for path, text in TEXTS.items()]
     documents[-1] = Document("evil", TEXTS["docs/evil.txt"], EVIL, f"docs/{EVIL}.txt", metadata={"note": EVIL})
     lines = (ROOT / "examples/corpus/tldr/commands.jsonl").read_text("utf-8").splitlines()[:OTHERS]
