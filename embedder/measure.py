@@ -1,0 +1,141 @@
+"""How fast an encoder is on given texts here, where its time goes, and how fast it could be at best."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..kernels.attention import PackedLayout
+from .encoder import Encoder
+from .errors import InputError
+from .packing import pack_by_length
+from .tokenization import TokenizedTexts
+
+T = TypeVar("T")
+
+STAGES = ("tokenize", "pack", "backbone", "head")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a run over the texts took; times are medians over the rounds.
+
+    Attributes:
+        texts: how many.
+        tokens: theirs, everything around them included.
+        seconds: of one pass.
+        stages: seconds by stage: tokenising, laying out batches, the decoder, pooling and what follows it.
+        flops: floating-point operations of one pass, counted as it ran.
+        ceiling_flops_per_second: rate of the model's own matrix products alone, at the batch's number of tokens.
+        threads: threads of one operation on a CPU.
+    """
+
+    texts: int
+    tokens: int
+    seconds: float
+    stages: dict[str, float]
+    flops: int
+    ceiling_flops_per_second: float
+    threads: int
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the ceiling that a whole pass reaches."""
+        return self.flops / self.seconds / self.ceiling_flops_per_second
+
+
+def measure(
+    encoder: Encoder, texts: Sequence[str], *, kind: str = "document", rounds: int = 3, batch_tokens: int | None = None
+) -> Measurement:
+    """Encode the texts several times and say where the time went.
+
+    Args:
+        encoder: any.
+        texts: the kind of texts that will be encoded; some hundreds say enough.
+        kind: which of the model's prompts to use.
+        rounds: passes over the texts, after one that is only counted.
+        batch_tokens: token budget of one forward.
+
+    Raises:
+        InputError: without texts or rounds, or for a text that cannot be encoded.
+    """
+    if not texts or rounds < 1:
+        raise InputError("there is nothing to measure: give texts, and at least one round")
+    budget = batch_tokens or encoder.batch_tokens
+    tokenized = encoder.tokenize(texts, kind)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        _pass(encoder, tokenized, budget, {})
+    lines: list[dict[str, float]] = []
+    for _ in range(rounds):
+        spent: dict[str, float] = {}
+        tokenized = _timed(encoder, spent, "tokenize", lambda: encoder.tokenize(texts, kind))
+        with torch.inference_mode():
+            _pass(encoder, tokenized, budget, spent)
+        lines.append(spent)
+    tokens = sum(len(ids) for ids in tokenized.ids)
+    return Measurement(
+        texts=len(texts),
+        tokens=tokens,
+        seconds=median(sum(line.values()) for line in lines),
+        stages={stage: median(line.get(stage, 0.0) for line in lines) for stage in STAGES},
+        flops=counter.get_total_flops(),
+        ceiling_flops_per_second=ceiling(encoder, min(budget, tokens)),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _pass(encoder: Encoder, tokenized: TokenizedTexts, budget: int, spent: dict[str, float]) -> None:
+    lengths = [len(ids) for ids in tokenized.ids]
+    batches = _timed(encoder, spent, "pack", lambda: pack_by_length(lengths, budget))
+    for batch in batches:
+        ids, layout = _timed(encoder, spent, "pack", lambda batch=batch: _laid_out(encoder, tokenized, batch.tolist()))
+        hidden = _timed(encoder, spent, "backbone", lambda ids=ids, layout=layout: encoder.backbone(ids, layout))
+        if "dense" in encoder.outputs:
+            _timed(encoder, spent, "head", lambda hidden=hidden, layout=layout: encoder.head(hidden, layout).cpu())
+
+
+def _laid_out(encoder: Encoder, tokenized: TokenizedTexts, batch: list[int]) -> tuple[Tensor, PackedLayout]:
+    rows = [tokenized.ids[i] for i in batch]
+    layout = encoder.backbone.layout([len(row) for row in rows])
+    return torch.from_numpy(np.concatenate(rows)).long().to(encoder.backbone.device), layout
+
+
+def _timed(encoder: Encoder, spent: dict[str, float], stage: str, work: Callable[[], T]) -> T:
+    start = time.perf_counter()
+    result = work()
+    if encoder.backbone.device.type == "cuda":
+        torch.cuda.synchronize()
+    spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - start
+    return result
+
+
+@torch.inference_mode()
+def ceiling(encoder: Encoder, tokens: int, *, rounds: int = 5) -> float:
+    """Operations per second of the decoder's linear layers by themselves: each shape measured, weighed by its number.
+
+    The best of the rounds counts: whatever else the machine does only makes it slower.
+    """
+    backbone = encoder.backbone
+    shapes = Counter((m.in_features, m.out_features) for m in backbone.model.modules() if isinstance(m, nn.Linear))
+    if not shapes:  # some mixtures keep their experts in other modules
+        shapes = Counter({(backbone.hidden_size, backbone.hidden_size): 1})
+    operations = seconds = 0.0
+    for (wide, high), count in shapes.items():
+        x = torch.randn(tokens, wide, device=backbone.device).to(backbone.dtype)
+        weight = torch.randn(high, wide, device=backbone.device).to(backbone.dtype)
+        spent: list[dict[str, float]] = [{} for _ in range(rounds + 1)]
+        for line in spent:
+            _timed(encoder, line, "product", lambda x=x, weight=weight: functional.linear(x, weight))
+        operations += 2.0 * tokens * wide * high * count
+        seconds += min(line["product"] for line in spent[1:]) * count
+    return operations / seconds
