@@ -11,7 +11,24 @@ from typing import Annotated
 
 import typer
 
-from . import ask, chat, convert, embed, eval_qa, evaluate, index, info, mcp, mine, recipe, search, serve, train, verify
+from . import (
+    ask,
+    bench,
+    chat,
+    convert,
+    embed,
+    eval_qa,
+    evaluate,
+    index,
+    info,
+    mcp,
+    mine,
+    recipe,
+    search,
+    serve,
+    train,
+    verify,
+)
 from .exit_codes import MEANING, ExitCode
 from .program import Program
 
@@ -38,6 +55,7 @@ for _module in (
     info,
     convert,
     verify,
+    bench,
     evaluate,
     eval_qa,
     train,
