@@ -49,7 +49,10 @@ def command(
     """Measure answers on a SQuAD file: F1, citations, abstention, cost.
 
     All passages of the file are indexed, also those whose questions are not asked, and each question is answered from
-    what is found among them. With several modes or numbers of passages, the setting to use is named.
+    what is found among them. EM and F1 are SQuAD's; `found` is the share of answerable questions with a right answer
+    in a passage that was read, `cited` of citations that hold one, `answered` of answerable questions answered,
+    `refused` of unanswerable ones not answered, `cached` of the tokens that a cache supplied. With several modes or
+    numbers of passages, the setting to use is named.
     """
     require_paths([squad])
     from ...rag.evaluation import draw_sweep, read_examples, recommended
@@ -102,20 +105,11 @@ def _sweep(answerer: object, asked: list[Example], modes: list[str], counts: lis
 
 
 def _print(points: list[SweepPoint]) -> None:
-    columns = ("k", "EM", "F1", "passage", "answer", "cited", "answered", "abstained", "s", "tokens", "cached")
+    columns = ("k", "EM", "F1", "found", "cited", "answered", "refused", "s", "cached")
     grid = table("mode", *columns, right=columns)
     for point in points:
         r = point.report
-        shares = (
-            r.exact_match,
-            r.f1,
-            r.passage_recall,
-            r.answer_recall,
-            r.citation_precision,
-            r.coverage,
-            r.abstention,
-        )
+        shares = (r.exact_match, r.f1, r.answer_recall, r.citation_precision, r.coverage, r.abstention)
         shown = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
-        cost = (f"{r.seconds:.3f}", f"{r.prompt_tokens:.0f}", f"{100 * r.cached_share:.0f}")
-        grid.add_row(point.mode, str(point.k), *shown, *cost)
+        grid.add_row(point.mode, str(point.k), *shown, f"{r.seconds:.2f}", f"{100 * r.cached_share:.0f}")
     results().print(grid)

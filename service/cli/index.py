@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from .options import DEFAULT_STORE, Debug, Device, Dtype, DtypeOption, Json, Mod
 from .output import print_json, results, say, table
 from .problem import require_paths
 from .progress import progress_bar
+from .store_model import model_of
 
 if TYPE_CHECKING:
     from ...index.ingest import IndexProgress, IndexReport
@@ -25,12 +27,29 @@ SHORT_HELP = "Read files and folders into an index that can be searched."
 CHUNK_TOKENS = 256
 
 
+class StateFormat(StrEnum):
+    """Number formats of cached hidden states."""
+
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+
 def command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Folders and files to index.")],
     store: Store = DEFAULT_STORE,
     model: Model = None,
     chunk_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of one passage.")] = CHUNK_TOKENS,
     overlap: Annotated[int, typer.Option(min=0, help="Tokens a passage may repeat from the one before.")] = 0,
+    late_chunking: Annotated[
+        bool, typer.Option("--late-chunking", help="Encode documents whole, so that passages know their context.")
+    ] = False,
+    cache_context: Annotated[
+        StateFormat | None,
+        typer.Option(
+            "--cache-context",
+            help="Also keep each passage's hidden states in this format, so that answering reads none of them again.",
+        ),
+    ] = None,
     device: Device = None,
     dtype: DtypeOption = None,
     as_json: Json = False,
@@ -43,7 +62,7 @@ def command(
     run goes on from there. A file that cannot be read is reported and the others are indexed all the same.
     """
     require_paths(paths)
-    report, seconds = _index(paths, store, model, chunk_tokens, overlap, device, dtype, debug=debug)
+    report, seconds = _index(paths, store, model, chunk_tokens, overlap, cache_context, device, dtype, debug=debug)
     if as_json:
         print_json({"store": str(store), "seconds": round(seconds, 3), **_as_json(report)})
     else:
@@ -57,11 +76,13 @@ def _index(
     model: str | None,
     chunk_tokens: int,
     overlap: int,
+    cache_context: StateFormat | None,
     device: str | None,
     dtype: Dtype | None,
     *,
     debug: bool,
 ) -> tuple[IndexReport, float]:
+    model = model_of(folder, model)
     encoder = load_encoder(model, device, dtype, debug=debug)
     from ...index.ingest import index_paths
     from ...index.store import Store as IndexStore
@@ -76,6 +97,10 @@ def _index(
             advance(now.bytes_done, now.bytes_total, f"{now.chunks} passages  {Path(now.path).name}")
 
         report = index_paths(store, encoder, paths, chunk_tokens=chunk_tokens, overlap=overlap, progress=progress)
+        if cache_context is not None:
+            from ...rag.context_cache import cache_context as cache
+
+            cache(store, encoder, dtype=cache_context.value)
     return report, time.monotonic() - began
 
 
