@@ -16,6 +16,7 @@ from transformers import AutoModel
 
 from decant.embedder import Encoder, EncoderSpec, InputError, ModelError, UnsupportedModelError
 from decant.embedder.calibration import measure
+from decant.embedder.moee import combined
 from decant.embedder.router import RouterHead
 from decant.embedder.spec import RouterSpec
 from decant.embedder.verify import verify_encoder
@@ -202,3 +203,28 @@ def test_gradients_reach_the_routers(pooling: str, model_folder: Callable[..., P
     head(heard, layout, None)[:, 0].sum().backward()
     gates = [p for name, p in backbone.model.named_parameters() if name.endswith("gate.weight")]
     assert gates and all(gate.grad is not None and gate.grad.abs().max() > 0 for gate in gates)
+
+
+class TestCombination:
+    @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 2.0])
+    def test_sum_weighs_two_cosines_on_the_querys_side(self, alpha: float, encoder_of: Callable[..., Encoder]) -> None:
+        encoder = encoder_of(replace(RAW, router=RouterSpec(), normalize=False), "olmoe")
+        both = encoder.encode(TEXTS, outputs=["dense", "router"])
+        unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (both.dense, both.router)]
+        expected = unit[0] @ unit[0].T + alpha * (unit[1] @ unit[1].T)
+        scores = combined(both, "sum", alpha=alpha, query=True) @ combined(both, "sum", alpha=alpha).T
+        assert np.abs(scores - expected).max() <= 1e-5
+
+    def test_concat_is_both_side_by_side(self, encoder_of: Callable[..., Encoder]) -> None:
+        both = encoder_of(RAW, "olmoe").encode(TEXTS, outputs=["dense", "router"])
+        assert np.array_equal(combined(both, "concat"), np.concatenate([both.dense, both.router], axis=1))
+
+    def test_what_makes_no_sense_is_refused(self, encoder_of: Callable[..., Encoder]) -> None:
+        encoder = encoder_of(RAW, "olmoe")
+        both = encoder.encode(TEXTS, outputs=["dense", "router"])
+        with pytest.raises(InputError, match="needs both parts"):
+            combined(encoder.encode(TEXTS))
+        with pytest.raises(InputError, match="unknown combination 'max': choose concat or sum"):
+            combined(both, "max")
+        with pytest.raises(InputError, match="alpha must be at least 0, not -1"):
+            combined(both, alpha=-1)
