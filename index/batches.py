@@ -15,6 +15,7 @@ from . import chunking
 from .chunking import Chunker, ChunkSettings
 from .documents import Chunk, Document
 from .encoder import Encoder
+from .late import LateEncoder, encode_late, late_encoder
 from .schema import IndexedDocument
 from .store import Store
 
@@ -56,6 +57,7 @@ class Batches:
         batch_chunks: int = BATCH_CHUNKS,
     ) -> None:
         self._store, self._encoder, self._chunker, self._batch_chunks = store, encoder, chunker, batch_chunks
+        self._late = late_encoder(encoder, store.meta.layout.outputs) if chunker.settings.late else None
         self.on_encoded: Callable[[float], None] = lambda share: None
         self.on_stored: Callable[[list[str]], None] = lambda ids: None
         self._cuts: list[_Cut] = []
@@ -82,13 +84,25 @@ class Batches:
         self._waiting_chunks = self._waiting_chars = 0
         if not cuts:
             return
-        texts = [self._chunker.encoder_text(cut.document.title, chunk) for cut in cuts for chunk in cut.chunks]
-        made = self._encode(texts)
+        if self._late is not None:
+            made = self._encode_late(cuts, self._late)
+        else:
+            texts = [self._chunker.encoder_text(cut.document.title, chunk) for cut in cuts for chunk in cut.chunks]
+            made = self._encode(texts)
         ends = np.cumsum([len(cut.chunks) for cut in cuts]).tolist()
         self._store.replace(
             [_indexed(cut, made, end - len(cut.chunks), end) for cut, end in zip(cuts, ends, strict=True)]
         )
         self.on_stored([cut.document.doc_id for cut in cuts])
+
+    def _encode_late(self, cuts: list[_Cut], late: LateEncoder) -> Embeddings:
+        parts: list[Embeddings] = []
+        for number, cut in enumerate(cuts, start=1):
+            parts.append(encode_late(self._encoder, late, cut.document, cut.chunks))
+            self.chunks += len(cut.chunks)
+            self.tokens += int(parts[-1].tokens.sum())
+            self.on_encoded(number / len(cuts))
+        return Embeddings.concatenate(parts)
 
     def _encode(self, texts: list[str]) -> Embeddings:
         parts: list[Embeddings] = []
@@ -154,7 +168,7 @@ def index_documents(
 
 def settings_mark(settings: ChunkSettings) -> str:
     """Return what a content hash must hold of the chunking, so that other settings make other chunks."""
-    return f"{chunking.VERSION} {settings.tokens} {settings.overlap}"
+    return f"{chunking.VERSION} {settings.tokens} {settings.overlap}{' late' if settings.late else ''}"
 
 
 def _document_hash(document: Document, settings: ChunkSettings) -> str:

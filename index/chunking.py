@@ -50,10 +50,12 @@ class ChunkSettings:
     Attributes:
         tokens: a chunk's most tokens, without title, prompt and special tokens.
         overlap: tokens of a chunk's end that the next one may repeat.
+        late: whether chunks are pooled from their document, encoded whole.
     """
 
     tokens: int = DEFAULT_CHUNK_TOKENS
     overlap: int = 0
+    late: bool = False
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no chunks."""

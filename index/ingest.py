@@ -63,6 +63,7 @@ def index_paths(
     *,
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
     overlap: int = 0,
+    late_chunking: bool = False,
     parse_seconds: float = PARSE_SECONDS,
     batch_chunks: int = BATCH_CHUNKS,
     progress: Callable[[IndexProgress], None] | None = None,
@@ -79,6 +80,7 @@ def index_paths(
         paths: folders and files.
         chunk_tokens: a chunk's most tokens.
         overlap: tokens a chunk may repeat from the one before.
+        late_chunking: encode each document whole and pool its chunks from it, instead of encoding them alone.
         parse_seconds: what parsing one PDF, HTML or Word file may take.
         batch_chunks: chunks encoded and committed together.
         progress: called after each file and each stretch of encoding.
@@ -89,7 +91,7 @@ def index_paths(
     """
     if not paths:
         raise InputError("nothing to index: name a folder or a file")
-    chunker = Chunker(encoder, ChunkSettings(chunk_tokens, overlap))
+    chunker = Chunker(encoder, ChunkSettings(chunk_tokens, overlap, late_chunking))
     with store.writer(), Isolated(parse_seconds) as isolated:
         known = load_roots(store.root)
         parts, roots = assign(paths, known)
