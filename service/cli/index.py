@@ -62,7 +62,9 @@ def command(
     run goes on from there. A file that cannot be read is reported and the others are indexed all the same.
     """
     require_paths(paths)
-    report, seconds = _index(paths, store, model, chunk_tokens, overlap, cache_context, device, dtype, debug=debug)
+    report, seconds = _index(
+        paths, store, model, chunk_tokens, overlap, cache_context, device, dtype, late=late_chunking, debug=debug
+    )
     if as_json:
         print_json({"store": str(store), "seconds": round(seconds, 3), **_as_json(report)})
     else:
@@ -80,6 +82,7 @@ def _index(
     device: str | None,
     dtype: Dtype | None,
     *,
+    late: bool,
     debug: bool,
 ) -> tuple[IndexReport, float]:
     model = model_of(folder, model)
@@ -96,7 +99,15 @@ def _index(
         def progress(now: IndexProgress) -> None:
             advance(now.bytes_done, now.bytes_total, f"{now.chunks} passages  {Path(now.path).name}")
 
-        report = index_paths(store, encoder, paths, chunk_tokens=chunk_tokens, overlap=overlap, progress=progress)
+        report = index_paths(
+            store,
+            encoder,
+            paths,
+            chunk_tokens=chunk_tokens,
+            overlap=overlap,
+            late_chunking=late,
+            progress=progress,
+        )
         if cache_context is not None:
             from ...rag.context_cache import cache_context as cache
 
