@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ir_measures
+import numpy as np
 from ir_measures import AP, RR, R, nDCG
 
 from ..embedder.embeddings import Embeddings
@@ -22,7 +23,7 @@ from .chunking import ChunkSettings
 from .documents import Hit
 from .encoder import Encoder
 from .layout import layout_of
-from .modes import MODES, parse_mode
+from .modes import available, parse_mode
 from .searcher import Searcher
 from .store import Store
 
@@ -55,12 +56,23 @@ class Scores:
         """Return each measure's mean over the queries."""
         return {name: sum(values.values()) / len(values) for name, values in self.per_query.items()}
 
+    def intervals(self, draws: int = 2000, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """Return the 2.5 and 97.5 percentiles of each measure's mean over `draws` resamples of the queries."""
+        rng = np.random.default_rng(seed)
+        found: dict[str, tuple[float, float]] = {}
+        for name, values in self.per_query.items():
+            each = np.array(list(values.values()))
+            means = [each[rng.integers(0, len(each), len(each))].mean() for _ in range(draws)]
+            low, high = np.percentile(means, [2.5, 97.5])
+            found[name] = (float(low), float(high))
+        return found
+
 
 def evaluate(
     beir_dir: Path,
     encoder: Encoder,
     *,
-    modes: Sequence[str] = MODES,
+    modes: Sequence[str] | None = None,
     split: str = "test",
     settings: ChunkSettings | None = None,
     store_dir: Path | None = None,
@@ -72,7 +84,7 @@ def evaluate(
     Args:
         beir_dir: the folder.
         encoder: encodes documents and queries.
-        modes: see `Searcher.search`.
+        modes: see `Searcher.search`; None for every one that the encoder's representations allow.
         split: which `qrels/<split>.tsv`.
         settings: how documents are cut.
         store_dir: keeps the index there, and reuses what it finds; a temporary folder otherwise.
@@ -103,7 +115,7 @@ def evaluate_per_query(
     beir_dir: Path,
     encoder: Encoder,
     *,
-    modes: Sequence[str] = MODES,
+    modes: Sequence[str] | None = None,
     split: str = "test",
     settings: ChunkSettings | None = None,
     store_dir: Path | None = None,
@@ -111,9 +123,10 @@ def evaluate_per_query(
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Scores]:
     """`evaluate`, with each query's own values."""
-    if not modes:
-        raise InputError(f"unknown mode none: choose from {', '.join(MODES)}")
     layout = layout_of(encoder)
+    modes = available(layout) if modes is None else modes
+    if not modes:
+        raise InputError(f"no mode to evaluate: choose from {', '.join(available(layout))}")
     for mode in modes:
         parse_mode(mode, layout)
     tell = progress or (lambda _: None)

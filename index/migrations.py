@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,14 +82,31 @@ def migrate(
     return meta
 
 
-def back_up(root: Path, target: Path, tables: str) -> None:
-    """Keep the tables and `store.json` as they are; a finished backup is never overwritten."""
+def back_up(
+    root: Path,
+    target: Path,
+    tables: str,
+    *,
+    extra: Sequence[str] = (),
+    copy: Callable[[str, str], object] | None = None,
+) -> None:
+    """Keep the tables and `store.json` as they are; a finished backup is never overwritten.
+
+    Args:
+        root: the store's folder.
+        target: the backup's.
+        tables: the subfolder to keep.
+        extra: files to keep where they are there.
+        copy: copies one file; None for a hard link where the file system has them.
+    """
     if target.exists():
         return
     scratch = target.with_name(target.name + ".new")
     shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(root / tables, scratch / tables, copy_function=_link_or_copy)
-    shutil.copy2(root / META_FILE, scratch / META_FILE)
+    shutil.copytree(root / tables, scratch / tables, copy_function=copy or _link_or_copy)
+    for name in (META_FILE, *extra):
+        if (root / name).is_file():
+            shutil.copy2(root / name, scratch / name)
     os.replace(scratch, target)
 
 

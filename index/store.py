@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -52,6 +52,7 @@ class Store:
     Attributes:
         root: the folder.
         meta: model fingerprint, dimension, schema version.
+        table: LanceDB's, for the modules of this folder.
     """
 
     def __init__(self, root: Path, meta: StoreMeta, *, read_only: bool) -> None:
@@ -65,7 +66,7 @@ class Store:
         self._one_write = threading.RLock()
         with lance_errors(root):
             self._database = lancedb.connect(root / LANCE, read_consistency_interval=timedelta(0))
-            self._table: Table = self._database.open_table(TABLE)
+            self.table: Table = self._database.open_table(TABLE)
         self._snapshot: Snapshot | None = None
 
     @classmethod
@@ -169,7 +170,7 @@ class Store:
     def info(self) -> dict[str, Any]:
         """Facts for `decant info`: size, model, how each mode searches and why; checks accelerator checksums."""
         with lance_errors(self.root):
-            return self.read(lambda now: describe(self.root, self.meta, now, self._table))
+            return self.read(lambda now: describe(self.root, self.meta, now, self.table))
 
     def digest(self) -> str:
         """A hash of the content; equal for equal content, whatever the files look like."""
@@ -225,11 +226,11 @@ class Store:
             known = self._present([entry.document.doc_id for entry in batch])
             with lance_errors(self.root):
                 if known:
-                    merge = self._table.merge_insert("chunk_id").when_matched_update_all()
+                    merge = self.table.merge_insert("chunk_id").when_matched_update_all()
                     merge = merge.when_not_matched_insert_all().when_not_matched_by_source_delete(_any_of(known))
                     merge.execute(rows)
                 else:
-                    self._table.add(rows)
+                    self.table.add(rows)
                 self._count_commit()
 
     def delete(self, doc_ids: Iterable[str]) -> int:
@@ -239,7 +240,7 @@ class Store:
             known = self._present(wanted)
             if known:
                 with lance_errors(self.root):
-                    self._table.delete(_any_of(known))
+                    self.table.delete(_any_of(known))
                     self._count_commit()
             return len(known)
 
@@ -250,7 +251,7 @@ class Store:
         """
         with self._writing(), lance_errors(self.root):
             # Unverified files are those of commits that never finished; the lock says none is under way.
-            self._table.optimize(cleanup_older_than=max(keep, timedelta(milliseconds=1)), delete_unverified=True)
+            self._tidy(max(keep, timedelta(milliseconds=1)), delete_unverified=True)
             generations.sweep(self.dense_folder)
             generations.sweep(self.sparse_folder)
 
@@ -305,21 +306,29 @@ class Store:
     def _count_commit(self) -> None:
         self._commits += 1
         if self._commits % COMPACT_COMMITS == 0:
-            self._table.optimize(cleanup_older_than=KEEP_VERSIONS)
+            self._tidy(KEEP_VERSIONS)
+
+    def _tidy(self, keep: timedelta, *, delete_unverified: bool = False) -> None:
+        """Compact and clean up; Lance cannot pass over a named version, so everything since the oldest one stays."""
+        named = {int(tag["version"]) for tag in cast(Any, self.table).tags.list().values()}
+        if named:
+            made = [v["timestamp"] for v in self.table.list_versions() if int(v["version"]) in named]
+            keep = max(keep, datetime.now(made[0].tzinfo) - min(made) + timedelta(minutes=1))
+        self.table.optimize(cleanup_older_than=keep, delete_unverified=delete_unverified)
 
     def _refresh_indexes(self) -> None:
         with lance_errors(self.root):
-            unindexed = lexical.unindexed_rows(self._table)
+            unindexed = lexical.unindexed_rows(self.table)
             if not unindexed:
                 return
-            stats = cast(Any, self._table.stats())
+            stats = cast(Any, self.table.stats())
             many = unindexed >= max(UNINDEXED_ROWS, UNINDEXED_SHARE * stats["num_rows"])
             if many or stats["fragment_stats"]["num_small_fragments"] >= SMALL_FRAGMENTS:
-                self._table.optimize(cleanup_older_than=KEEP_VERSIONS)
+                self._tidy(KEEP_VERSIONS)
 
     def _version(self) -> int:
         with lance_errors(self.root):
-            return self._table.version
+            return self.table.version
 
     def _present(self, doc_ids: Sequence[str]) -> list[str]:
         """Those of `doc_ids` that are in the newest version."""
@@ -327,7 +336,7 @@ class Store:
         for start in range(0, len(doc_ids), DELETE_IDS):
             where = f"ordinal = 0 AND {_any_of(doc_ids[start : start + DELETE_IDS])}"
             with lance_errors(self.root):
-                rows = self._table.search().where(where).select(["doc_id"]).limit(None).to_arrow()
+                rows = self.table.search().where(where).select(["doc_id"]).limit(None).to_arrow()
             found += rows["doc_id"].to_pylist()
         return found
 

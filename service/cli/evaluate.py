@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .loading import load_encoder
-from .options import Debug, Device, DtypeOption, Json, Mode, Model
+from .options import Debug, Device, DtypeOption, Json, Model
 from .output import print_json, results, table
 from .problem import require_paths
 from .progress import progress_bar
@@ -23,8 +23,9 @@ def command(
     ],
     model: Model = None,
     modes: Annotated[
-        str, typer.Option("--modes", metavar="LIST", help="Ways to search, with commas between.")
-    ] = ",".join(Mode),
+        str | None,
+        typer.Option("--modes", metavar="LIST", help="Ways to search, commas between. Default: all the model has."),
+    ] = None,
     split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
     store: Annotated[
         Path | None, typer.Option("--store", metavar="DIR", help="Keep the index here. Default: a temporary folder.")
@@ -39,15 +40,16 @@ def command(
 ) -> None:
     """Measure search quality on a BEIR folder: nDCG@10, AP, R@100 and RR@10 for each mode.
 
-    A document longer than a passage is cut, and scores as its best passage. With --json: one key per mode.
+    A document longer than a passage is cut, and scores as its best passage. Each mean comes with the interval that
+    holds it in 95 of 100 draws of as many queries (bootstrap). With --json: one key per mode, intervals as `X_ci95`.
     """
-    chosen = _modes(modes)
+    chosen = None if modes is None else [name.strip() for name in modes.split(",") if name.strip()]
     require_paths([beir])
     encoder = load_encoder(model, device, dtype, debug=debug)
-    from ...index.evaluate import evaluate
+    from ...index.evaluate import evaluate_per_query
 
     with progress_bar("evaluating") as advance:
-        measured = evaluate(
+        scores = evaluate_per_query(
             beir,
             encoder,
             modes=chosen,
@@ -56,20 +58,18 @@ def command(
             run_dir=run_dir,
             progress=lambda now: advance(now.done, now.total or None, f"{now.stage} {now.done:,}"),
         )
-    if as_json:
-        print_json(measured)
-        return
+    measured = {mode: found.means() for mode, found in scores.items()}
+    intervals = {mode: found.intervals() for mode, found in scores.items()}
     names = list(next(iter(measured.values()), {}))
+    if as_json:
+        pairs = {mode: {f"{name}_ci95": list(intervals[mode][name]) for name in names} for mode in measured}
+        print_json({mode: {**values, **pairs[mode]} for mode, values in measured.items()})
+        return
     grid = table("mode", *names, right=tuple(names))
     for mode, values in measured.items():
-        grid.add_row(mode, *(f"{values[name]:.4f}" for name in names))
+        grid.add_row(mode, *(_cell(values[name], intervals[mode][name]) for name in names))
     results().print(grid)
 
 
-def _modes(text: str) -> list[str]:
-    chosen = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = sorted(set(chosen) - set(Mode))
-    if unknown or not chosen:
-        known = ", ".join(Mode)
-        raise typer.BadParameter(f"{', '.join(unknown) or 'nothing'}: choose from {known}", param_hint="--modes")
-    return chosen
+def _cell(mean: float, interval: tuple[float, float]) -> str:
+    return f"{mean:.4f} [{interval[0]:.3f}, {interval[1]:.3f}]"

@@ -10,13 +10,16 @@ import typer
 from rich.text import Text
 
 from .loading import load_encoder, waiting
-from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Mode, Model, Store
+from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Model, Store
 from .output import print_json, results, say
 from .problem import Problem, require_store
 from .snippet import Snippet, snippet_of
+from .store_model import model_of
 
 if TYPE_CHECKING:
     from ...index.documents import Hit
+    from ...index.fusion import Fusion
+    from ...index.refine import Refine
 
 NAME = "search"
 SHORT_HELP = "Find the passages that answer a question."
@@ -26,8 +29,14 @@ def command(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for, in plain words.")],
     store: Store = DEFAULT_STORE,
     mode: Annotated[
-        Mode, typer.Option("--mode", help="By meaning (dense), by words (lexical), or both fused (hybrid).")
-    ] = Mode.HYBRID,
+        str,
+        typer.Option(
+            "--mode",
+            metavar="MODE",
+            help="By meaning (dense), by words (lexical), by learned terms (sparse), by all that the index holds "
+            "(hybrid), or by some with + between, as in dense+sparse.",
+        ),
+    ] = "hybrid",
     k: Annotated[int, typer.Option("-k", min=1, help="How many results.")] = 5,
     where: Annotated[
         str | None,
@@ -36,6 +45,22 @@ def command(
     exact: Annotated[
         bool, typer.Option("--exact", help="Compare every vector, and report what the fast search would have missed.")
     ] = False,
+    fusion: Annotated[
+        str, typer.Option("--fusion", metavar="HOW", help="How lists are fused: zscore, minmax or rrf.")
+    ] = "zscore",
+    weights: Annotated[
+        str, typer.Option("--weights", metavar="LIST", help="Weights of the fused lists, as in dense=2,lexical=1.")
+    ] = "",
+    per_document: Annotated[
+        int | None, typer.Option("--per-document", min=1, help="At most so many passages of one document.")
+    ] = None,
+    diversity: Annotated[
+        float | None,
+        typer.Option("--diversity", min=0, max=1, help="From 0, the most relevant, to 1, the most different passages."),
+    ] = None,
+    rerank: Annotated[
+        str | None, typer.Option("--rerank", metavar="FOLDER", help="Cross-encoder that scores the best hits again.")
+    ] = None,
     model: Model = None,
     device: Device = None,
     dtype: DtypeOption = None,
@@ -45,14 +70,14 @@ def command(
     """Find the passages that answer a question.
 
     Results come best first: the file, the range of characters in its text, the score, and the part of the passage
-    that matters most. Scores are cosines (dense), BM25 (lexical) or sums of reciprocal ranks (hybrid); they compare
-    results of one search, not of two.
+    that matters most. Scores are cosines (dense), BM25 (lexical) or sums of both, each on its own scale (hybrid); they
+    compare results of one search, not of two. The model is the one that made the index.
     """
     require_store(store)
     if not query.strip():
         raise Problem("the query is empty: say what to look for")
-    encoder = load_encoder(model, device, dtype, debug=debug)
-    if mode is not Mode.LEXICAL and encoder.encode([query], kind="query").truncated[0]:
+    encoder = load_encoder(model_of(store, model), device, dtype, debug=debug)
+    if mode != "lexical" and encoder.encode([query], kind="query").truncated[0]:
         say(
             f"the query is longer than {encoder.max_tokens} tokens: only its beginning is compared by meaning", "yellow"
         )
@@ -60,17 +85,43 @@ def command(
     from ...index.store import Store as IndexStore
 
     with waiting("searching"), IndexStore.open(store, encoder=encoder, read_only=True) as opened:
-        searcher = Searcher(opened, encoder)
+        searcher = Searcher(opened, encoder, fusion=_fusion(fusion, weights))
+        refine = _refine(per_document, diversity, rerank, device)
         began = time.perf_counter()
-        hits = searcher.search(query, mode=mode.value, k=k, filter=where, exact=exact)
+        hits = searcher.search(query, mode=mode, k=k, filter=where, exact=exact, refine=refine)
         milliseconds = (time.perf_counter() - began) * 1000
-        missed = _missed(hits, searcher.search(query, mode=mode.value, k=k, filter=where)) if exact else None
+        fast = searcher.search(query, mode=mode, k=k, filter=where, refine=refine) if exact else hits
+        missed = _missed(hits, fast) if exact else None
     if as_json:
         print_json(_as_json(query, mode, hits, milliseconds, missed))
         return
     _print(query, hits)
     if missed is not None:
         say(f"the fast search misses {missed} of these {len(hits)}")
+
+
+def _fusion(method: str, weights: str) -> Fusion:
+    from ...index.fusion import Fusion
+
+    parsed: dict[str, float] = {}
+    for part in filter(None, (piece.strip() for piece in weights.split(","))):
+        name, _, value = part.partition("=")
+        try:
+            parsed[name.strip()] = float(value)
+        except ValueError:
+            raise Problem(f"--weights {part!r} is not MODE=NUMBER: write it like dense=2,lexical=1") from None
+    return Fusion(method, parsed)
+
+
+def _refine(per_document: int | None, diversity: float | None, rerank: str | None, device: str | None) -> Refine:
+    from ...index.refine import Refine
+
+    reranker = None
+    if rerank is not None:
+        from ...index.rerank import CrossEncoderReranker
+
+        reranker = CrossEncoderReranker(rerank, device=device)
+    return Refine(per_document, diversity, reranker)
 
 
 def _missed(exact: list[Hit], fast: list[Hit]) -> int:
@@ -81,10 +132,10 @@ def _key(hit: Hit) -> tuple[str, int]:
     return hit.chunk.doc_id, hit.chunk.ordinal
 
 
-def _as_json(query: str, mode: Mode, hits: list[Hit], milliseconds: float, missed: int | None) -> dict[str, object]:
+def _as_json(query: str, mode: str, hits: list[Hit], milliseconds: float, missed: int | None) -> dict[str, object]:
     return {
         "query": query,
-        "mode": mode.value,
+        "mode": mode,
         "milliseconds": round(milliseconds, 1),
         **({} if missed is None else {"recall_of_fast_search": 1 - missed / max(len(hits), 1)}),
         "hits": [
