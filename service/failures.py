@@ -48,7 +48,7 @@ _NO_KEY = Failure(
     _S.UNAUTHENTICATED, 401, "authentication_error", "invalid_api_key", _S.UNAUTHENTICATED, 401, "Validation"
 )
 _FORBIDDEN = Failure(
-    _S.PERMISSION_DENIED, 403, "permission_error", "missing_scope", _S.PERMISSION_DENIED, 403, "Validation"
+    _S.PERMISSION_DENIED, 403, "permission_error", "permission_denied", _S.PERMISSION_DENIED, 403, "Validation"
 )
 _FULL = Failure(
     _S.RESOURCE_EXHAUSTED, 429, "rate_limit_error", "overloaded", _S.RESOURCE_EXHAUSTED, 429, "Overloaded", retry=True

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 from threading import Lock
 
+import torch
 from fastapi import FastAPI
 from pydantic import BaseModel
 from sentence_transformers import SentenceTransformer
 
 app = FastAPI()
-model = SentenceTransformer(os.environ["MODEL"], device="cpu")
+# Published weights may be stored in half precision, which CPUs compute slowly.
+model = SentenceTransformer(os.environ["MODEL"], device="cpu", model_kwargs={"dtype": torch.float32})
 # Its tokenizer is not safe to share between threads.
 lock = Lock()
 

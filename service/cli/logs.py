@@ -17,12 +17,14 @@ _WAITING = 10_000
 
 @contextmanager
 def log_as_json(level: str) -> Generator[None]:
-    """Send every logger's records there for the length of the block."""
+    """Send our records of `level` and above, and the libraries' warnings, there for the length of the block."""
     waiting: queue.Queue[logging.LogRecord] = queue.Queue(_WAITING)
     handler = _Quiet(waiting)
     handler.setFormatter(JsonLines())
     listener = QueueListener(waiting, logging.StreamHandler())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Of libraries only what went wrong is of interest.
+    logging.basicConfig(level=max(logging.WARNING, logging.getLevelName(level.upper())), handlers=[handler], force=True)
+    logging.getLogger("decant").setLevel(level.upper())
     listener.start()
     try:
         yield

@@ -68,7 +68,7 @@ class Limits:
     batch_tokens: int = 4096
     batch_seconds: float = 0.2
     tenant_tokens: Mapping[str, int] = field(default_factory=dict[str, int])
-    query_seconds: float = 5.0
+    query_seconds: float = 2.0
     bulk_seconds: float = 30.0
 
 

@@ -80,7 +80,7 @@ def test_the_log_is_written_by_a_thread_and_whole(capfd: pytest.CaptureFixture[s
     try:
         with log_as_json("info"):
             for i in range(50):
-                logging.getLogger("a").info("line", extra={"number": i})
+                logging.getLogger("decant.a").info("line", extra={"number": i})
     finally:
         root.handlers[:] = before
         root.setLevel(level)
