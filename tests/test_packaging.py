@@ -138,13 +138,14 @@ def clean_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_the_wheel_holds_every_module_and_the_model(wheel):
+def test_the_wheel_holds_every_module_the_model_and_the_page(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"decant/{file.relative_to(ROOT).as_posix()}" for file in sources()}
     expected |= {f"decant/{folder}/py.typed" for folder in FOLDERS}
     model = ROOT / "embedder" / "models" / "decant-mini"
     files = [file for file in model.rglob("*") if file.is_file()]
     expected |= {f"{MODEL}/{file.relative_to(model).as_posix()}" for file in files}
+    expected |= {f"decant/service/web/{file.name}" for file in (ROOT / "service" / "web").glob("*.*")}
     assert f"{MODEL}/model.safetensors" in names
     assert expected - names == set()
     assert {name.split("/")[0] for name in names} == {"decant", f"decant-{PROJECT['project']['version']}.dist-info"}
