@@ -23,7 +23,9 @@ def log_as_json(level: str) -> Generator[None]:
     handler.setFormatter(JsonLines())
     listener = QueueListener(waiting, logging.StreamHandler())
     # Of libraries only what went wrong is of interest.
-    logging.basicConfig(level=max(logging.WARNING, logging.getLevelName(level.upper())), handlers=[handler], force=True)
+    logging.basicConfig(
+        level=max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]), handlers=[handler], force=True
+    )
     logging.getLogger("decant").setLevel(level.upper())
     listener.start()
     try:
