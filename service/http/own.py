@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,7 +23,7 @@ class SearchBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     query: str
-    mode: Literal["dense", "sparse", "lexical", "hybrid"] = "hybrid"
+    mode: str = Field("hybrid", description="dense, sparse, lexical, several with + between, or hybrid for all of them")
     k: int = Field(10, ge=1, le=10_000)
     filter: str | None = Field(None, description="Conditions in SQL on doc_id, path, title, media, metadata.<name>")
     exact: bool = Field(False, description="Compare every vector, even where an accelerator exists")
