@@ -169,9 +169,9 @@ class Peer:
         raise SystemExit("the peer did not start")
 
     def stop(self) -> None:
-        """End it."""
-        self.process.terminate()
-        self.process.wait(30)
+        """End it, whatever it is doing."""
+        self.process.kill()
+        self.process.wait()
 
 
 def http_call(client: httpx.AsyncClient, port: int, texts: Sequence[str]) -> Callable[[int], Awaitable[None]]:
