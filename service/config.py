@@ -132,7 +132,8 @@ class Settings(BaseSettings):
             raise ValueError("tls_cert and tls_key go together: give both")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca needs tls_cert and tls_key")
-        for kind, names in (("models", [m.name for m in self.models]), ("stores", [s.name for s in self.stores])):
+        stores = [s.name for s in self.stores] + (["default"] if self.store is not None else [])
+        for kind, names in (("models", [m.name for m in self.models]), ("stores", stores)):
             if len(set(names)) < len(names):
                 raise ValueError(f"two {kind} have the same name")
         known = {key.tenant for key in self.api_keys}

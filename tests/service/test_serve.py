@@ -140,6 +140,10 @@ def test_flags_come_before_variables_before_the_file(tmp_path: Path, monkeypatch
         ("nonsense = 1", "nonsense"),
         ("http_port = ", "configuration"),
         ('[[api_keys]]\nsha256 = "the key itself"\ntenant = "a"', "hash"),
+        (f'[[api_keys]]\nsha256 = "{"a" * 64}"\ntenant = "../b"', "tenant"),
+        ('store = "a"\n[[stores]]\nname = "default"\npath = "b"', "same name"),
+        ('[[models]]\nname = "a/b"', "name"),
+        ("[tenants.stranger]\nqueued_tokens = 5", "no API key"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(tmp_path: Path, text: str, word: str) -> None:
