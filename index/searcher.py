@@ -127,8 +127,8 @@ class Searcher:
     ) -> list[list[Hit]]:
         """`search` for many queries, encoded together; results in the order of the queries.
 
-        `vectors` are the queries' own where the caller has encoded them already: (Q, D) dense ones, or `Embeddings`
-        with all that the mode needs (`modes.needed`).
+        `vectors` are the queries' own where the caller has encoded them already: (Q, D) dense ones, or `Embeddings`.
+        What the mode needs besides (`modes.needed`) is encoded here.
         """
         _check(queries, k)
         modes = parse_mode(mode, self.store.meta.layout)
@@ -237,21 +237,18 @@ class Searcher:
         wanted = needed(modes)
         if not wanted or not queries:
             return {}
-        if vectors is None:
-            vectors = self._encoder.encode(queries, kind="query", outputs=wanted)
         held = vectors if isinstance(vectors, Embeddings) else None
-        if held is None and wanted != ("dense",):
-            raise QueryError(
-                f"mode {'+'.join(modes)} needs the query's {' and '.join(wanted)}: give them as Embeddings"
-            )
+        rows: dict[str, Any] = {name: getattr(held, name) for name in wanted} if held is not None else {}
+        if isinstance(vectors, np.ndarray):
+            rows["dense"] = vectors
+        if lacking := [name for name in wanted if rows.get(name) is None]:
+            made = self._encoder.encode(queries, kind="query", outputs=lacking)
+            rows |= {name: getattr(made, name) for name in lacking}
         given: dict[str, Rows] = {}
         for name in wanted:
-            rows: Any = vectors if held is None else getattr(held, name)
-            if rows is None:
-                raise QueryError(f"the query's {name} vectors are missing: ask the encoder for {', '.join(wanted)}")
-            if rows.shape[0] != len(queries):
-                raise QueryError(f"{len(queries)} queries with {rows.shape[0]} {name} vectors: give one each")
-            given[name] = self._checked(name, rows)
+            if rows[name].shape[0] != len(queries):
+                raise QueryError(f"{len(queries)} queries with {rows[name].shape[0]} {name} vectors: give one each")
+            given[name] = self._checked(name, rows[name])
         return given
 
     def _checked(self, name: str, rows: Rows) -> Rows:

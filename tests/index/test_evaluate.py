@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from decant.embedder.errors import InputError
@@ -12,7 +13,7 @@ from decant.index import evaluate as module
 from decant.index.beir import load_collection
 from decant.index.chunking import ChunkSettings
 from decant.index.errors import QueryError
-from decant.index.evaluate import Progress, evaluate, evaluate_per_query, score
+from decant.index.evaluate import Progress, Scores, evaluate, evaluate_per_query, score
 from decant.index.testing import HashEncoder
 
 FILLER = "plain words about nothing in particular that fill the page. " * 30
@@ -107,3 +108,16 @@ def test_a_broken_folder_is_named(folder: Path, name: str, content: str | None, 
     with pytest.raises(InputError) as caught:
         evaluate(folder, HashEncoder(), modes=["dense"])
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_intervals_hold_the_mean_and_narrow_with_more_queries() -> None:
+    rng = np.random.default_rng(0)
+    widths = []
+    for count in (20, 2000):
+        scores = Scores({"nDCG@10": {str(i): float(value) for i, value in enumerate(rng.random(count))}})
+        low, high = scores.intervals()["nDCG@10"]
+        assert low < scores.means()["nDCG@10"] < high
+        assert scores.intervals() == scores.intervals()
+        widths.append(high - low)
+    assert widths[1] == pytest.approx(2 * 1.96 * np.sqrt(1 / 12 / 2000), rel=0.15)
+    assert widths[0] > 4 * widths[1]

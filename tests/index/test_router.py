@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from decant.index import Searcher, Store
-from decant.index.errors import QueryError
 from decant.index.testing import HashEncoder, indexed
 
 ENCODER = HashEncoder(12, name="moe", outputs=("dense", "router"), router=5)
@@ -51,6 +50,6 @@ def test_the_stored_parts_are_what_the_encoder_made(store):
     assert row["router"] == pytest.approx(made.router[0])
 
 
-def test_dense_vectors_alone_do_not_do_for_moee(store):
-    with pytest.raises(QueryError, match="dense and router"):
-        Searcher(store, ENCODER).search_many(["x"], mode="moee", vectors=np.ones((1, 12), np.float32))
+def test_a_callers_dense_vectors_are_completed_by_the_encoder(store):
+    searcher, dense = Searcher(store, ENCODER), ENCODER.encode(["word3"]).dense
+    assert searcher.search_many(["word3"], mode="moee", vectors=dense) == [searcher.search("word3", mode="moee")]

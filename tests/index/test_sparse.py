@@ -201,10 +201,15 @@ def test_queries_that_do_not_fit_are_refused(filled):
     searcher = Searcher(filled[0], ENCODER)
     with pytest.raises(QueryError, match="4 terms, this store's have 3000"):
         found(searcher, csr_array((1, 4), dtype=np.float32))
-    with pytest.raises(QueryError, match="give them as Embeddings"):
-        searcher.search_many(["q"], mode="sparse", vectors=np.zeros((1, 8), np.float32))
-    with pytest.raises(QueryError, match="vectors are missing"):
-        searcher.search_many(["q"], mode="dense+sparse", vectors=Embeddings(np.ones(1), np.ones(1), np.ones((1, 8))))
+    with pytest.raises(QueryError, match="2 queries with 1 sparse"):
+        given = Embeddings(np.ones(1), np.ones(1), None, csr_array((1, TERMS), dtype=np.float32))
+        searcher.search_many(["q", "r"], mode="sparse", vectors=given)
+
+
+def test_what_a_caller_has_not_encoded_is_encoded_here(filled):
+    searcher = Searcher(filled[0], ENCODER)
+    dense = ENCODER.encode(["text 7"]).dense
+    assert searcher.search_many(["text 7"], vectors=dense) == [searcher.search("text 7")]
 
 
 def test_any_set_of_modes_is_fused_and_hybrid_is_all_of_them(tmp_path):

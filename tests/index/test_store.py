@@ -8,6 +8,7 @@ import pytest
 
 from decant.index import Chunk, Document, Store
 from decant.index.errors import BatchError, StoreReadOnly
+from decant.index.info import folder_bytes
 from decant.index.testing import HashEncoder, indexed
 
 ENCODER = HashEncoder()
@@ -255,3 +256,19 @@ def test_info_says_what_is_there_and_how_it_is_searched(store):
     assert info["fingerprint"] == ENCODER.fingerprint
     assert info["dense"]["search"] == "exact" and "searched exactly" in info["dense"]["reason"]
     assert info["bytes"] > 1000
+
+
+@pytest.mark.slow
+def test_a_thousand_small_upserts_leave_less_than_twice_one_bulk_load(tmp_path):
+    encoder = HashEncoder(64)
+    documents = [indexed(f"d{i}", f"some words of text number {i}\n" * 4, encoder) for i in range(1000)]
+    sizes = {}
+    for name, size in (("bulk", 1000), ("small", 1)):
+        with Store.open(tmp_path / name, encoder=encoder, create=True) as store, store.writer():
+            for start in range(0, 1000, size):
+                store.replace(documents[start : start + size])
+            store.optimize()
+        sizes[name] = folder_bytes(tmp_path / name)
+        digest = Store.open(tmp_path / name, read_only=True).digest()
+        assert sizes.setdefault("digest", digest) == digest
+    assert sizes["small"] < 2 * sizes["bulk"]
