@@ -66,6 +66,7 @@ ARMS = (
     Arm("k2", "AntLM in place of MNTP", "36-antlm"),
     Arm("c", "MNTP + SimCSE", "20-simcse"),
     Arm("d", "MNTP + SimCSE + supervised", "30-supervised"),
+    Arm("d0", "supervised alone, bidirectional", "37-supervised-only"),
     Arm("e", "as (d), latent attention", "31-latent"),
     Arm("f", "as (d), mined hard negatives", "32-hard-negatives"),
     Arm("g", "base, causal, echo, untrained", "03-base", rule="echo"),

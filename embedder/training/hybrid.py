@@ -1,7 +1,7 @@
-"""MAGNET's hybrid attention (arXiv 2501.08648) on a packed batch: context sees all context, a span reads forward.
+"""Attention in training: the packed kernels', and MAGNET's hybrid mask (arXiv 2501.08648) beside them.
 
-The packed kernels know two masks, everything and nothing-ahead; this third one is needed in training only, so it is an
-attention implementation of its own, which passes every other batch on to theirs.
+The packed kernels know two masks, everything and nothing-ahead. In the third, context sees all context and a span reads
+forward; it is needed in training only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import AttentionInterface
 
 from ...kernels.attention import PackedLayout, register
 
-HYBRID_ATTENTION = "decant_hybrid"
+TRAINING_ATTENTION = "decant_training"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def visible(spans: Tensor) -> Tensor:
     return (spans == 0)[:, None, :] | (same & before)
 
 
-def register_hybrid() -> str:
+def register_training() -> str:
     """Makes the implementation known to transformers and returns its name."""
     plain = AttentionInterface()[register()]
 
@@ -61,6 +61,8 @@ def register_hybrid() -> str:
         attention_mask: Tensor | None,
         **options: Any,
     ) -> tuple[Tensor, None]:
+        # Under autocast, rotary embeddings leave queries and keys in float32, and mixed formats have no kernel.
+        query, key = query.to(value.dtype), key.to(value.dtype)
         packed = options.get("packed")
         if not isinstance(packed, HybridLayout):
             return plain(module, query, key, value, attention_mask, **options)
@@ -69,8 +71,8 @@ def register_hybrid() -> str:
             raise NotImplementedError(f"infill does not run on attention with {', '.join(unsupported)}")
         return _attend(query[0], key[0], value[0], packed, options.get("scaling"))[None], None
 
-    AttentionInterface.register(HYBRID_ATTENTION, forward)
-    return HYBRID_ATTENTION
+    AttentionInterface.register(TRAINING_ATTENTION, forward)
+    return TRAINING_ATTENTION
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, layout: HybridLayout, scale: float | None) -> Tensor:

@@ -133,6 +133,10 @@ def load_for_training(folder: Path, recipe: TrainRecipe, device: str | None) -> 
         spec = replace(spec, dimensions=tuple(dim for dim in recipe.dims if dim < width))
     if list(spec.dense) != list(own.dense):
         raise RecipeError("encoder.dense: a dense layer cannot be added or changed by a training")
+    if encoder.backbone.engine != "packed":
+        raise RecipeError(
+            f"model: {encoder.backbone.config.model_type} does not run on packed batches, as training does"
+        )
     place = encoder.backbone.device
     encoder = Encoder.load(folder, device=place, dtype="float32", spec=_loadable(spec, own), verify=False)
     encoder.spec = spec

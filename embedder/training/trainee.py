@@ -23,7 +23,7 @@ from ..lm_head import LmHead
 from ..sparse import SparseHead
 from ..spec import EncoderSpec
 from ..tokenization import TextTokenizer
-from .hybrid import register_hybrid
+from .hybrid import register_training
 from .packed_texts import PackedTexts
 from .settings import RecipeError
 from .training_recipe import LoraSettings
@@ -50,6 +50,7 @@ class Trainee(nn.Module):
         super().__init__()
         self.encoder, self.lm_head, self._bfloat16 = encoder, lm_head, bfloat16
         model = encoder.backbone.model.requires_grad_(True)
+        model.set_attn_implementation(register_training())
         self.peft: PeftModel | None = None
         if lora is not None:
             self.peft = _add_lora(model, lora)
@@ -75,10 +76,6 @@ class Trainee(nn.Module):
         limit = min(max_tokens, self.spec.max_tokens)
         return TextTokenizer(self.encoder.text_tokenizer.source, replace(self.spec, max_tokens=limit))
 
-    def use_hybrid_attention(self) -> None:
-        """Lets `hidden` take a `HybridLayout`."""
-        self.model.set_attn_implementation(register_hybrid())
-
     def set_dropout(self, share: float, field: str) -> None:
         """Sets the attention dropout of every layer, which acts in training only.
 
@@ -93,22 +90,27 @@ class Trainee(nn.Module):
         for module in found:
             module.attention_dropout = share  # type: ignore[assignment]
 
-    def hidden(self, texts: PackedTexts, layout: PackedLayout, *, router_logits: bool = False) -> Any:
-        """The backbone's output on a packed batch; `.last_hidden_state` is (1, total_tokens, H)."""
-        options: dict[str, Any] = {"output_router_logits": True} if router_logits else {}
+    def hidden(self, texts: PackedTexts, layout: PackedLayout) -> Tensor:
+        """Last hidden states, (total_tokens, H), of a packed batch; `layout` may be a `HybridLayout`."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-            return self.model(
+            return self.encoder.backbone(texts.input_ids, layout)
+
+    def hidden_and_routes(self, texts: PackedTexts, layout: PackedLayout) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `hidden`, and the router logits of each mixture-of-experts layer, (total_tokens, experts)."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+            output = self.model(
                 input_ids=texts.input_ids[None],
                 position_ids=layout.position_ids()[None],
                 use_cache=False,
+                output_router_logits=True,
                 packed=layout,
-                **options,
             )
+        return output.last_hidden_state[0], output.router_logits
 
     def vectors(self, texts: PackedTexts) -> Tensor:
         """Full-width vectors, (texts, D) float32, not normalised, in the order that was asked for."""
         layout = texts.layout(causal=self._causal)
-        hidden = self.hidden(texts, layout).last_hidden_state[0].float()
+        hidden = self.hidden(texts, layout).float()
         return self.head(hidden, layout, texts.keep(layout), self.head.full_width, normalize=False)[texts.restore]
 
     def term_weights(self, texts: PackedTexts) -> Tensor:
@@ -120,7 +122,7 @@ class Trainee(nn.Module):
         if self.sparse is None:
             raise ModelError("the encoder has no sparse head: set `sparse` under encoder")
         layout = texts.layout(causal=self._causal)
-        hidden = self.hidden(texts, layout).last_hidden_state[0].float()
+        hidden = self.hidden(texts, layout).float()
         return self.sparse.weights(hidden, texts.input_ids, layout, texts.keep(layout))[texts.restore]
 
     def token_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:

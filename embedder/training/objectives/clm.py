@@ -41,12 +41,16 @@ class Clm:
         self._context.fix_dropout(step)
         balance = bool(self._experts and self._settings.router_balance)
         fed = PackedTexts(self.inputs(texts, step), texts.lengths, texts.restore)
-        output = self._context.trainee.hidden(fed, fed.layout(causal=True), router_logits=balance)
-        states, targets = next_tokens(output.last_hidden_state[0], texts)
-        loss = self._context.trainee.token_loss(states, targets)
+        layout, trainee = fed.layout(causal=True), self._context.trainee
+        routes: tuple[Tensor, ...] = ()
         if balance:
-            logits = cast(tuple[Tensor], output.router_logits)  # one a layer, which the signature forgets
-            spread = cast(Tensor, load_balancing_loss_func(logits, self._experts, self._top_k))
+            hidden, routes = trainee.hidden_and_routes(fed, layout)
+        else:
+            hidden = trainee.hidden(fed, layout)
+        loss = trainee.token_loss(*next_tokens(hidden, texts))
+        if balance:
+            # One a layer, which the library's signature forgets.
+            spread = cast(Tensor, load_balancing_loss_func(cast(tuple[Tensor], routes), self._experts, self._top_k))
             loss = loss + self._settings.router_balance * spread
         (weight * loss).backward()
         return StepResult(loss.detach(), len(texts.input_ids))

@@ -27,7 +27,6 @@ class Infill:
         context.require(0 < settings.span_share < 1, "span_share", "must be above 0 and below 1")
         context.require(settings.span_tokens >= 1, "span_tokens", "must be at least 1")
         self._batches = TextBatches(context, names, settings.max_tokens)
-        context.trainee.use_hybrid_attention()
 
     def __call__(self, step: int, weight: float) -> StepResult:
         """Propagates the step's loss back."""
@@ -36,7 +35,7 @@ class Infill:
         spans = draw_spans(texts, self._settings.span_share, self._settings.span_tokens, rng)
         self._context.fix_dropout(step)
         layout = HybridLayout.of(texts.layout(causal=False), spans)
-        hidden = self._context.trainee.hidden(texts, layout).last_hidden_state[0]
+        hidden = self._context.trainee.hidden(texts, layout)
         places = spans.nonzero()[:, 0]
         loss = self._context.trainee.token_loss(hidden[places - 1], texts.input_ids[places])
         (weight * loss).backward()

@@ -87,7 +87,7 @@ class Mntp:
         fed, places = self.masking(texts, self._context.rng(step + 1_000_000_007))
         self._context.fix_dropout(step)
         masked = PackedTexts(fed, texts.lengths, texts.restore)
-        hidden = self._context.trainee.hidden(masked, masked.layout(causal=False)).last_hidden_state[0]
+        hidden = self._context.trainee.hidden(masked, masked.layout(causal=False))
         loss = self._context.trainee.token_loss(hidden[places - 1], texts.input_ids[places])
         (weight * loss).backward()
         return StepResult(loss.detach(), len(texts.input_ids))
