@@ -130,6 +130,8 @@ class Encoder:
             files = replace(files, spec=spec)
         if examples is not None and files.spec.retrieved_examples is None:
             files = replace(files, spec=replace(files.spec, retrieved_examples=ExampleSpec()))
+        if files.spec.pooling is Pooling.NONE:
+            files = replace(files, dense=[])
         if len(files.dense) != len(files.spec.dense):
             raise ModelError(f"{path} has {len(files.dense)} dense layers, its spec says {len(files.spec.dense)}")
         place = choose_device(device)

@@ -190,4 +190,6 @@ def _changed_spec(
     spec = apply_rule(rule, files.spec) if rule else files.spec
     if prompts:
         changes["prompts"] = {**spec.prompts, **prompts}
+    if changes.get("pooling") == PoolingChoice.NONE.value:
+        changes |= {"dense": (), "dimensions": (), "default_dimension": None, "standardize": False, "latent": None}
     return replace(spec, **changes, **heads.over(spec))

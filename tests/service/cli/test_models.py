@@ -142,3 +142,14 @@ def test_a_sparse_head_the_model_does_not_have(decant, tiny_model):
     assert "has no language-model head" in decant("convert", tiny_model, "out", "--sparse").error
     assert "leaves nothing to give out" in decant("convert", tiny_model, "out", "--pooling", "none").error
     assert "has no routers to listen to" in decant("convert", tiny_model, "out", "--router", "last").error
+
+
+def test_a_sparse_encoder_alone_from_a_model_with_widths(decant, tmp_path):
+    from sentence_transformers import SparseEncoder
+
+    done = decant("convert", Encoder.load().path, "sparse", "--pooling", "none", "--sparse", "--sparse-special-tokens")
+    assert done.code == 0, done.err
+    encoder = Encoder.load(tmp_path / "sparse", dtype="bfloat16")
+    assert encoder.outputs == ("sparse",)
+    plain = SparseEncoder(str(tmp_path / "sparse"), device="cpu").encode(["rivers carry water"]).to_dense().float()
+    assert abs(encoder.encode(["rivers carry water"]).sparse.toarray() - plain.numpy()).max() < 0.1
