@@ -10,7 +10,6 @@ from ...index.store import Store
 from ..context_cache import ContextCache
 from ..errors import GeneratorError
 from ..generation import Generator
-from ..reader.adapter import SHIPPED, TrainedReader
 
 EVIDENCE, READER = "evidence", "reader"
 KEY_VARIABLE = "DECANT_GENERATOR_KEY"
@@ -21,14 +20,13 @@ class GeneratorChoice:
     """Who is to write.
 
     Attributes:
-        name: `evidence`, `reader`, an endpoint's address, or a decoder's folder; None for the reader where there is
-            one for the model, else evidence.
+        name: `evidence`, `reader`, an endpoint's address, or a decoder's folder.
         model: what an endpoint calls its model.
         draft: folder of a smaller decoder that drafts for a local one.
         device: for a local decoder.
     """
 
-    name: str | None = None
+    name: str = EVIDENCE
     model: str | None = None
     draft: str | None = None
     device: str | None = None
@@ -41,9 +39,9 @@ def build_generator(choice: GeneratorChoice, store: Store, encoder: Encoder) -> 
         GeneratorError: it cannot be loaded, or something that it needs is missing.
     """
     name = choice.name
-    if name == EVIDENCE or (name is None and not has_reader(encoder)):
+    if name == EVIDENCE:
         return None
-    if name is None or name == READER:
+    if name == READER:
         from ..reader.generator import ReaderGenerator
 
         return ReaderGenerator.load(encoder, ContextCache.of(store, encoder))
@@ -56,12 +54,3 @@ def build_generator(choice: GeneratorChoice, store: Store, encoder: Encoder) -> 
     from .decoder import DecoderGenerator
 
     return DecoderGenerator.load(name, device=choice.device, draft=choice.draft)
-
-
-def has_reader(encoder: Encoder) -> bool:
-    """Whether the reader that ships was trained on this encoder."""
-    try:
-        TrainedReader.load(SHIPPED, encoder)
-    except GeneratorError:
-        return False
-    return True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from .generators import Draft, GeneratorModel, GeneratorName, make_answerer
+from .generators import DEFAULT_GENERATOR, Draft, GeneratorModel, GeneratorName, make_answerer
 from .loading import load_encoder, waiting
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Mode, Model, Store
 from .output import print_json, results, say
@@ -33,7 +33,7 @@ def command(
         str | None,
         typer.Option("--filter", metavar="SQL", help="Read only these, for example \"path LIKE '%.md'\"."),
     ] = None,
-    generator: GeneratorName = None,
+    generator: GeneratorName = DEFAULT_GENERATOR,
     generator_model: GeneratorModel = None,
     draft: Draft = None,
     model: Model = None,

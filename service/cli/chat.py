@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .ask import show_answer
-from .generators import Draft, GeneratorModel, GeneratorName, make_answerer
+from .generators import DEFAULT_GENERATOR, Draft, GeneratorModel, GeneratorName, make_answerer
 from .loading import load_encoder
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Model, Store
 from .output import errors, print_json, say, say_error
@@ -25,7 +25,7 @@ SHORT_HELP = "Ask one question after another; each may lean on those before it."
 def command(
     store: Store = DEFAULT_STORE,
     passages: Annotated[int, typer.Option("--passages", min=1, help="How many passages are read.")] = 8,
-    generator: GeneratorName = None,
+    generator: GeneratorName = DEFAULT_GENERATOR,
     generator_model: GeneratorModel = None,
     draft: Draft = None,
     model: Model = None,

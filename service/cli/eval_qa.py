@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .generators import Draft, GeneratorModel, GeneratorName, make_answerer
+from .generators import DEFAULT_GENERATOR, Draft, GeneratorModel, GeneratorName, make_answerer
 from .loading import load_encoder
 from .options import Debug, Device, DtypeOption, Json, Model
 from .output import print_json, results, say, table
@@ -37,7 +37,7 @@ def command(
     store: Annotated[
         Path | None, typer.Option("--store", metavar="DIR", help="Keep the index here. Default: a temporary folder.")
     ] = None,
-    generator: GeneratorName = None,
+    generator: GeneratorName = DEFAULT_GENERATOR,
     generator_model: GeneratorModel = None,
     draft: Draft = None,
     model: Model = None,

@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     from ...index.store import Store
     from ...rag import Answerer, AnswerRules
 
+DEFAULT_GENERATOR = "evidence"
+
 GeneratorName = Annotated[
-    str | None,
+    str,
     typer.Option(
         "--generator",
         envvar="DECANT_GENERATOR",
         metavar="WHO",
         help="Who writes: evidence (quotations), reader (the words of a passage that answer, from cached states), the "
-        "address of an OpenAI-compatible endpoint, or a decoder's folder. Default: reader where the model has one, "
-        "else evidence.",
+        "address of an OpenAI-compatible endpoint, or a decoder's folder.",
     ),
 ]
 GeneratorModel = Annotated[
@@ -40,7 +41,7 @@ def make_answerer(
     store: Store,
     encoder: Encoder,
     rules: AnswerRules,
-    generator: str | None,
+    generator: str,
     model: str | None,
     draft: str | None,
     device: str | None,
