@@ -27,7 +27,8 @@ def write_report(run: Path, page: Path, arms: Sequence[Arm]) -> None:
     """Write the page and its plot from the scores in the run folder."""
     tests = sorted(path.name for path in (run / "scores" / "test").glob("*"))
     rows = [("BM25 (bm25s)", "bm25", ""), *((arm.label, arm.name, arm.name) for arm in arms)]
-    lines = [INTRODUCTION, f"| | arm | development | {' | '.join(tests)} |", f"|---|---|---:|{'---:|' * len(tests)}"]
+    heads = ["", "arm", "development", *tests]
+    lines = [INTRODUCTION, f"| {' | '.join(heads)} |", f"|---|---|---:|{'---:|' * len(tests)}"]
     bars: list[tuple[str, float]] = []
     for label, name, letter in rows:
         development = _mean(run / "scores" / "dev", name)
@@ -35,6 +36,12 @@ def write_report(run: Path, page: Path, arms: Sequence[Arm]) -> None:
             bars.append((f"{letter} {label}".strip(), development))
         values = [development, *(_value(run / "scores" / "test" / test / f"{name}.json") for test in tests)]
         lines.append(f"| {letter} | {label} | {' | '.join(map(_cell, values))} |")
+    missing = [name for _, name, _ in rows if _mean(run / "scores" / "dev", name) is None]
+    if missing:
+        lines += [
+            "",
+            f"**Not finished**: {', '.join(missing)} had no score when this page was written; `make results` goes on.",
+        ]
     if bars:
         _plot(bars, page.with_name("results.png"))
         lines += ["", "![Development nDCG@10 of every arm](results.png)"]

@@ -96,6 +96,10 @@ def test_the_command_line_reports_a_wrong_recipe_before_anything_runs(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda file: file.stem)
+# Those of the reader over cached states (xc-*) are read and tested by rag.
+SHIPPED = sorted(file for file in (ROOT / "recipes").rglob("*.yaml") if not file.name.startswith("xc-"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_every_shipped_recipe_is_valid(file):
     read_recipe(file)
