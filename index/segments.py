@@ -14,7 +14,8 @@ from .generations import UnusableGeneration, publish, read_manifest, retire, ver
 from .seismic import FILES, KEYS, Segment, load_segment, missing, write_segment
 from .snapshot import Snapshot
 
-# Exact postings of one query over this many rows take about as long as Seismic (benchmarks/search.py).
+# Over 20,000 rows exact postings answer in 0.5 ms, Seismic at recall 0.999 in 2.2 ms (benchmarks/search_sparse.py);
+# the first grows with the rows, the second hardly. Where they meet has not been measured: this is on the safe side.
 SEAL_FROM = 200_000
 # Rows that came since are sealed when they are this share of all, segments merged when they are this many.
 SEAL_SHARE = 0.1

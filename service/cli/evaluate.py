@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .loading import load_encoder
+from .modes import checked_modes
 from .options import Debug, Device, DtypeOption, Json, Model
 from .output import print_json, results, table
 from .problem import require_paths
@@ -43,7 +44,7 @@ def command(
     A document longer than a passage is cut, and scores as its best passage. Each mean comes with the interval that
     holds it in 95 of 100 draws of as many queries (bootstrap). With --json: one key per mode, intervals as `X_ci95`.
     """
-    chosen = None if modes is None else [name.strip() for name in modes.split(",") if name.strip()]
+    chosen = None if modes is None else checked_modes(modes, "--modes")
     require_paths([beir])
     encoder = load_encoder(model, device, dtype, debug=debug)
     from ...index.evaluate import evaluate_per_query

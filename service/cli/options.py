@@ -20,7 +20,7 @@ class Dtype(StrEnum):
 
 
 class Mode(StrEnum):
-    """Ways to search."""
+    """Ways to search that every store knows."""
 
     DENSE = "dense"
     LEXICAL = "lexical"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .loading import load_encoder, waiting
+from .modes import checked_modes
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Model, Store
 from .output import print_json, results, say, table
 from .problem import Problem, require_store
@@ -45,6 +46,7 @@ def command(
     left out. Give real questions: the index's own sentences, which are used otherwise, are found too easily.
     """
     require_store(store)
+    wanted = None if modes is None else checked_modes(modes, "--modes")
     asked = _lines(queries) if queries is not None else None
     encoder = load_encoder(model_of(store, model), device, dtype, debug=debug)
     from ...index.modes import available
@@ -55,7 +57,7 @@ def command(
     with waiting("searching"), IndexStore.open(store, encoder=encoder, read_only=True) as opened:
         texts = asked or _sample(opened)
         searcher = Searcher(opened, encoder)
-        chosen = [name.strip() for name in modes.split(",")] if modes else available(opened.meta.layout)
+        chosen = wanted or available(opened.meta.layout)
         reports = [measure_recall(searcher, texts, mode=mode, k=k, filter=where) for mode in chosen]
     if as_json:
         print_json({report.mode: asdict(report) for report in reports})

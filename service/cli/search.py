@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from .loading import load_encoder, waiting
+from .modes import checked_modes
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Model, Store
 from .output import print_json, results, say
 from .problem import Problem, require_store
@@ -73,6 +74,7 @@ def command(
     that matters most. Scores are cosines (dense), BM25 (lexical) or sums of both, each on its own scale (hybrid); they
     compare results of one search, not of two. The model is the one that made the index.
     """
+    checked_modes(mode, "--mode")
     require_store(store)
     if not query.strip():
         raise Problem("the query is empty: say what to look for")

@@ -65,7 +65,7 @@ def test_what_changed_is_replaced_and_what_vanished_removed(decant, docs):
     (docs / "rivers.md").unlink()
     report = decant("index", docs, "--json").json
     assert (report["changed"], report["removed"], report["unchanged"]) == (1, 1, 1)
-    assert decant("search", "budget", "--mode", "lexical", "--json").json["hits"] == []
+    assert decant("search", "committee", "--mode", "lexical", "--json").json["hits"] == []
 
 
 def test_a_filter_narrows_the_search(decant, docs):
