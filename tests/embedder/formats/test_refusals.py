@@ -17,11 +17,15 @@ from decant.embedder.spec import TextLimit
 
 
 def load_official() -> Any:
-    spec = importlib.util.spec_from_file_location("official", Path(__file__).with_name("official.py"))
+    folder = Path(__file__).with_name("official")
+    spec = importlib.util.spec_from_file_location(
+        "official", folder / "cases.py", submodule_search_locations=[str(folder)]
+    )
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules["official"] = module
     spec.loader.exec_module(module)
+    module.load_formats()
     return module
 
 
@@ -35,7 +39,7 @@ def load(path: Path, **options: Any) -> Encoder:
 @pytest.fixture(scope="module")
 def llm2vec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("llm2vec")
-    official.llm2vec(folder)
+    official.llm2vec.llm2vec(folder)
     return folder
 
 
