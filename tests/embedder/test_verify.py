@@ -42,8 +42,9 @@ def _patch_attention(patch: Patch, change: Callable[[PackedLayout, dict[str, Any
 def _patch_pooling(patch: Patch, change: Callable[[Tensor, PackedLayout], Tensor]) -> None:
     honest = head.Head.pool
 
-    def pool(self: head.Head, hidden: Tensor, layout: PackedLayout, keep: Tensor | None) -> Tensor:
-        return change(honest(self, hidden, layout, keep), layout)
+    def pool(self: head.Head, hidden: Tensor, layout: PackedLayout, *args: Any, **options: Any) -> Tensor:
+        changed = change(honest(self, hidden, layout, *args, **options), layout)
+        return torch.nn.functional.normalize(changed, dim=-1) if options.get("normalize") else changed
 
     patch.setattr(head.Head, "pool", pool)
 
@@ -148,7 +149,12 @@ def one_prompt_token_pooled_in(patch: Patch) -> None:
 
 
 def not_normalised(patch: Patch) -> None:
-    patch.setattr(head.functional, "normalize", lambda vectors, dim: vectors)
+    honest = head.Head.forward
+
+    def forward(self: head.Head, *args: Any, **options: Any) -> Tensor:
+        return honest(self, *args, **{**options, "normalize": False})
+
+    patch.setattr(head.Head, "forward", forward)
 
 
 def cut_without_normalising_again(patch: Patch) -> None:
