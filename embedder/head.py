@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..kernels.attention import PackedLayout
-from ..kernels.pooling import pool_edge, pool_max, pool_mean
+from ..kernels.pooling import PoolMode, pool
 from .calibration import Calibration
 from .errors import InputError, ModelError
 from .latent import LatentAttention
@@ -26,6 +26,13 @@ _ACTIVATIONS = {
     Activation.RELU: nn.ReLU,
     Activation.GELU: nn.GELU,
     Activation.SILU: nn.SiLU,
+}
+_MODES: dict[Pooling, PoolMode] = {
+    Pooling.MEAN: "mean",
+    Pooling.WEIGHTED_MEAN: "weighted",
+    Pooling.MAX: "max",
+    Pooling.FIRST: "first",
+    Pooling.LAST: "last",
 }
 
 
@@ -142,28 +149,43 @@ class Head(nn.Module):
         Returns:
             (batch, width) float32.
         """
+        unit = self.spec.normalize if normalize is None else normalize
+        width = self.width(dimensions)
+        if not (self.latent or self.linears or self.calibration):
+            return self.pool(hidden, layout, keep, width, normalize=unit)
         vectors = self.pool(hidden, layout, keep)
         for linear, activation in zip(self.linears, self.activations, strict=True):
             vectors = activation(linear(vectors))
         if self.calibration:
             vectors = self.calibration.apply(vectors)
-        vectors = vectors[:, : self.width(dimensions)]
-        unit = self.spec.normalize if normalize is None else normalize
+        vectors = vectors[:, :width]
         return functional.normalize(vectors, dim=-1) if unit else vectors
 
-    def pool(self, hidden: Tensor, layout: PackedLayout, keep: Tensor | None) -> Tensor:
-        """Apply the spec's pooling; shapes as in `forward`, result (batch, H) float32."""
-        match self.spec.pooling:
-            case Pooling.MEAN:
-                return self.latent(hidden, layout, keep) if self.latent else pool_mean(hidden, layout, keep)
-            case Pooling.WEIGHTED_MEAN:
-                count_kept = self.spec.prompt_span is PromptSpan.TEXT
-                return pool_mean(hidden, layout, keep, weighted=True, count_kept=count_kept)
-            case Pooling.MAX:
-                return pool_max(hidden, layout, keep)
-            case Pooling.LAST:
-                return pool_edge(hidden, layout, keep, last=True)
-            case Pooling.FIRST:
-                return pool_edge(hidden, layout, keep, last=False)
-            case Pooling.NONE:
-                raise InputError("this model makes no dense vectors: ask for another output")
+    def pool(
+        self,
+        hidden: Tensor,
+        layout: PackedLayout,
+        keep: Tensor | None,
+        dimensions: int | None = None,
+        *,
+        normalize: bool = False,
+    ) -> Tensor:
+        """Apply the spec's pooling; shapes as in `forward`, result (batch, dimensions or H) float32.
+
+        Raises:
+            InputError: for a model without dense vectors.
+        """
+        if self.latent:
+            return self.latent(hidden, layout, keep)
+        if self.spec.pooling is Pooling.NONE:
+            raise InputError("this model makes no dense vectors: ask for another output")
+        count_kept = self.spec.prompt_span is PromptSpan.TEXT
+        return pool(
+            hidden,
+            layout,
+            keep,
+            mode=_MODES[self.spec.pooling],
+            count_kept=count_kept,
+            dimensions=dimensions,
+            normalize=normalize,
+        )

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..attention.layout import PackedLayout
-from .packed import pool_mean
+from .fused import pool
 
 # Tokens a block is computed for at once: at NV-Embed's sizes their feed-forward states take 64 MiB in float32.
 TILE_TOKENS = 512
@@ -94,4 +94,5 @@ def pool_latent(
     """
     keys, values = keys_values or latent_keys_values(weights)
     tiles = hidden.to(weights.to_q.dtype).split(TILE_TOKENS)
-    return pool_mean(torch.cat([latent_attention(tile, weights, keys, values) for tile in tiles]), layout, keep)
+    states = torch.cat([latent_attention(tile, weights, keys, values) for tile in tiles])
+    return pool(states, layout, keep, mode="mean")

@@ -1,0 +1,36 @@
+"""A long stream takes the memory of its first part, however long it is."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from decant.embedder import Encoder
+from decant.embedder import encoder as encoder_module
+
+
+def _texts(count: int) -> Iterator[str]:
+    """Never in memory together, of lengths that keep changing."""
+    return (f"text number {i} " * (1 + i % 7) for i in range(count))
+
+
+def _peak_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.mark.parametrize("parts", [12, pytest.param(2000, marks=pytest.mark.slow)])
+def test_peak_memory_stays(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
+    window = 500
+    monkeypatch.setattr(encoder_module, "WINDOW_TEXTS", window)
+    stream = Encoder.load(tiny_model, dtype="float32", verify=False).encode_stream(_texts(parts * window))
+    count = peak = 0
+    for number, part in enumerate(stream, start=1):
+        count += len(part)
+        if number == 4:
+            peak = _peak_kib()
+    assert count == parts * window
+    # All vectors of the longer stream together would take 128 MiB, its texts more.
+    assert _peak_kib() - peak < 16 * 1024
