@@ -6,7 +6,6 @@ from .errors import AnswerError, GeneratorError
 from .generation import NO_ANSWER, Generator, Source, Task
 
 __all__ = [
-    "NO_ANSWER",
     "Answer",
     "AnswerError",
     "AnswerRules",
@@ -15,6 +14,7 @@ __all__ = [
     "Generator",
     "GeneratorError",
     "Message",
+    "NO_ANSWER",
     "Source",
     "Task",
     "Usage",

@@ -13,6 +13,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from collections.abc import Iterable
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+EXTRAS = PROJECT["project"]["optional-dependencies"]
 FOLDERS = ("embedder", "index", "kernels", "rag", "service")
 MODEL = "decant/embedder/models/decant-mini"
 MODEL_BYTES = 40 << 20
@@ -60,24 +62,33 @@ def test_tests_are_no_package():
 
 
 def test_every_import_is_a_declared_dependency():
+    """At a module's top only what is always installed; within a function also what an extra brings."""
     declared = {_name(line) for line in PROJECT["project"]["dependencies"]}
-    extras = PROJECT["project"]["optional-dependencies"]
-    training, tools = ({_name(line) for line in extras[group]} for group in ("train", "dev"))
+    extras = {name: {_name(line) for line in lines} for name, lines in EXTRAS.items()}
+    optional = set[str]().union(*(names for name, names in extras.items() if name not in ("bench", "dev")))
     providers = packages_distributions()
     missing: dict[str, str] = {}
     for file in sources():
-        allowed = declared | (training if "training" in file.parts else set())
-        allowed |= tools if file.name == "generate.py" else set()
-        for top in _third_party(file):
-            if not {_name(dist) for dist in providers.get(top, [top])} & allowed:
+        allowed = declared | (extras["train"] if "training" in file.parts else set())
+        allowed |= extras["dev"] if file.name == "generate.py" else set()
+        # Kernels are imported where Triton is found, and only there.
+        allowed |= {"triton"} if file.name.endswith("_kernel.py") else set()
+        tree = ast.parse(file.read_text("utf-8"))
+        at_top = _third_party(tree.body)
+        for top in _third_party(ast.walk(tree)):
+            found = {_name(dist) for dist in providers.get(top, [top])}
+            if not found & (allowed if top in at_top else allowed | optional):
                 missing[top] = str(file.relative_to(ROOT))
     assert missing == {}
 
 
-def _third_party(file: Path) -> set[str]:
-    nodes = list(ast.walk(ast.parse(file.read_text("utf-8"))))
-    names = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    names |= {(n.module or "").split(".")[0] for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
+def _third_party(nodes: Iterable[ast.AST]) -> set[str]:
+    names = set[str]()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add((node.module or "").split(".")[0])
     return names - sys.stdlib_module_names
 
 
@@ -92,8 +103,7 @@ def test_every_dependency_is_pinned():
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     pinned = {_name(name) for name in pins}
-    extras = PROJECT["project"]["optional-dependencies"]
-    wanted = {_name(line) for group in (PROJECT["project"]["dependencies"], *extras.values()) for line in group}
+    wanted = {_name(line) for group in (PROJECT["project"]["dependencies"], *EXTRAS.values()) for line in group}
     assert wanted - pinned == set()
     assert pins["torch"] == "2.13.0"
 
