@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .calibration import STILL
 from .embeddings import Embeddings
 
 if TYPE_CHECKING:
@@ -107,6 +108,18 @@ def unit(vectors: Vectors) -> Vectors:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
+def enlarged(encoder: Encoder, output: str) -> float:
+    """How many times a calibration enlarges the rounding of what it standardises: 1 over the smallest deviation.
+
+    At most 1e3, so that a float32 vector that is standardised otherwise still stands out.
+    """
+    calibration = encoder.calibrations.get(output)
+    if calibration is None:
+        return 1.0
+    deviations = calibration.std[calibration.std > STILL]
+    return float(min(max(1.0, 1 / deviations.min()), 1e3)) if len(deviations) else 1.0
+
+
 def same(
     encoder: Encoder,
     name: str,
@@ -119,7 +132,7 @@ def same(
     worst = Measurement(name, 0.0, bounds[0], True, detail)
     for output, expected in want.items():
         if encoder.backbone.dtype is torch.float32:
-            bound, scale = bounds[0], max(1.0, float(np.abs(expected).max()))
+            bound, scale = bounds[0] * enlarged(encoder, output), max(1.0, float(np.abs(expected).max()))
             value = float(np.abs(got[output] - expected).max()) / scale
         else:
             bound = SPARSE_HALF if output in ("sparse", "router") else bounds[1]

@@ -10,6 +10,8 @@ import pytest
 # Before any library reads them: a test that reaches for the network is a mistake, and must fail at once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Triton reads it on its first import, which torch may do in any test; kernels are interpreted only where asked for.
+os.environ["TRITON_INTERPRET"] = "1"
 
 CORPUS = (
     "Rivers carry water from the mountains to the sea.",

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-
-# Triton reads it when a kernel's module is imported, which no test of another folder does.
-os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import official
 import pytest
 from sentence_transformers import SentenceTransformer
 
@@ -14,22 +13,6 @@ from decant.embedder import Encoder, ModelError
 from decant.embedder.verify import verify_encoder
 
 BOUND = 1e-5
-
-
-def load_official() -> Any:
-    folder = Path(__file__).with_name("official")
-    spec = importlib.util.spec_from_file_location(
-        "official", folder / "cases.py", submodule_search_locations=[str(folder)]
-    )
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["official"] = module
-    spec.loader.exec_module(module)
-    module.load_formats()
-    return module
-
-
-official = load_official()
 
 
 @pytest.fixture(scope="module")

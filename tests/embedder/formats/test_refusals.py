@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import official
 import pytest
 
 from decant.embedder import Encoder, EncoderSpec, ModelError, UnsupportedModelError
 from decant.embedder.formats.llm2vec import read_spec
 from decant.embedder.spec import TextLimit
-
-
-def load_official() -> Any:
-    folder = Path(__file__).with_name("official")
-    spec = importlib.util.spec_from_file_location(
-        "official", folder / "cases.py", submodule_search_locations=[str(folder)]
-    )
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["official"] = module
-    spec.loader.exec_module(module)
-    module.load_formats()
-    return module
-
-
-official = load_official()
 
 
 def load(path: Path, **options: Any) -> Encoder:
