@@ -153,6 +153,11 @@ class Store:
         row = self._rows(doc_id, columns, "ordinal = 0")[0]
         return Document(row["doc_id"], row["document"], row["title"], row["path"], row["media"], metadata_of(row))
 
+    def media(self, doc_ids: Sequence[str]) -> dict[str, str]:
+        """What kind of text each document is, see `Document.media`; one that is not there is left out."""
+        rows = self.read(lambda snapshot: snapshot.scan(["doc_id", "media"], f"ordinal = 0 AND {_any_of(doc_ids)}"))
+        return dict(zip(rows["doc_id"].to_pylist(), rows["media"].to_pylist(), strict=True))
+
     def text(self, doc_id: str) -> str:
         """A document's whole text; KeyError if it is not there."""
         return cast(str, self._rows(doc_id, ["document"], "ordinal = 0")[0]["document"])

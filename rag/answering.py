@@ -169,7 +169,7 @@ class Answerer:
         """The strongest sentences, each once, as the documents have them."""
         citer = Citer(self._store)
         parts: list[str] = []
-        for evidence in found:
+        for evidence in self._quotable(found):
             weak = citer.citations and evidence.score < self.rules.share * citer.citations[0].score
             if len(citer.citations) == self.rules.sentences or weak:
                 break
@@ -185,6 +185,11 @@ class Answerer:
             yield from self._abstain(task, dropped=dropped)
             return
         yield self._answer(task, "".join(parts), citer.citations, AS_QUOTED, note, dropped)
+
+    def _quotable(self, found: Sequence[Evidence]) -> Sequence[Evidence]:
+        """Prose, where any of it is strong enough; else front matter, headings and table rows as well."""
+        prose = [evidence for evidence in found if evidence.sentence.prose]
+        return prose if prose and prose[0].score >= self.rules.threshold else found
 
     def _write(self, task: Task, found: Sequence[Evidence], generator: Generator) -> Iterator[str | Answer]:
         """What the generator writes, each sentence behind its check."""

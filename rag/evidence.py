@@ -82,7 +82,8 @@ def find_evidence(
         encoder: the store's encoder.
         word_weight: standard deviations that holding all of the question's words is worth.
     """
-    places = [(hit, sentence) for hit in hits for sentence in split_sentences(hit.chunk.text)]
+    media = store.media([hit.chunk.doc_id for hit in hits]) if hits else {}
+    places = [(hit, s) for hit in hits for s in split_sentences(hit.chunk.text, media.get(hit.chunk.doc_id, "text"))]
     if not places:
         return []
     asked = _dense(encoder, [question], "query")[0]

@@ -2,36 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import sentencex
 
+from .markup import blocks
+
 
 @dataclass(frozen=True)
 class Sentence:
-    """`passage[start_char:end_char] == text`; no white space at either end."""
+    """`passage[start_char:end_char] == text`; no white space at either end.
+
+    Attributes:
+        prose: false of front matter, headings and table rows.
+    """
 
     start_char: int
     end_char: int
     text: str
+    prose: bool = True
 
 
-def split_sentences(passage: str, language: str = "en") -> list[Sentence]:
+def split_sentences(passage: str, media: str = "text", language: str = "en") -> list[Sentence]:
     """Cut a passage into sentences; what holds no letter or digit is left out.
+
+    Args:
+        passage: any part of a document.
+        media: what the document is, see `Document.media`; a sentence stays within one block of its markup.
+        language: whose rules for abbreviations hold.
 
     Raises:
         RuntimeError: if the segmenter gave back something that is not the passage's text.
     """
     found: list[Sentence] = []
+    for block in blocks(passage, media):
+        text = passage[block.start_char : block.end_char]
+        for start, end in _cuts(text, language):
+            begin, stop = block.start_char + start, block.start_char + end
+            found.append(Sentence(begin, stop, passage[begin:stop], block.prose))
+    return found
+
+
+def _cuts(text: str, language: str) -> Iterator[tuple[int, int]]:
     position = 0
-    pieces: list[str] = sentencex.segment(language, passage)  # pyright: ignore[reportAttributeAccessIssue]  (in Rust)
+    pieces: list[str] = sentencex.segment(language, text)  # pyright: ignore[reportAttributeAccessIssue]  (in Rust)
     for piece in pieces:
-        start = passage.find(piece, position)
+        start = text.find(piece, position)
         if start < 0:
             raise RuntimeError(f"the sentence segmenter changed the text near character {position}")
         position = start + len(piece)
-        text = piece.strip()
-        if any(letter.isalnum() for letter in text):
-            begin = start + piece.index(text)
-            found.append(Sentence(begin, begin + len(text), text))
-    return found
+        if any(letter.isalnum() for letter in piece):
+            begin = start + len(piece) - len(piece.lstrip())
+            yield begin, begin + len(piece.strip())

@@ -25,12 +25,13 @@ def read_markdown(content: bytes) -> Parsed:
         ReadError: see `decode`.
     """
     text = decode(content)
-    fields, body = _front_matter(text[:_HEAD_CHARS])
+    fields, body = front_matter(text[:_HEAD_CHARS])
     title = fields.pop("title", None)
     return Parsed(text, one_line(str(title)) if title else _first_heading(body), fields)
 
 
-def _front_matter(head: str) -> tuple[dict[str, Value], str]:
+def front_matter(head: str) -> tuple[dict[str, Value], str]:
+    """Return the plain fields of the YAML that a text begins with, and what follows it."""
     match = _FRONT_MATTER.match(head)
     if match is None:
         return {}, head

@@ -13,7 +13,7 @@ from .parsed import Parsed, Value, one_line
 
 _HEAD_CHARS = 6_000
 # The RFC 822 style block that PEPs and some READMEs begin with.
-_HEADER_BLOCK = re.compile(r"(?:[A-Z][A-Za-z-]*:(?:[ \t].*)?\r?\n(?:[ \t]+\S.*\r?\n)*){2,}(?=\r?\n)")
+HEADER_BLOCK = re.compile(r"(?:[A-Z][A-Za-z-]*:(?:[ \t].*)?\r?\n(?:[ \t]+\S.*\r?\n)*){2,}(?=\r?\n)")
 _QUIET = {
     "report_level": 5,
     "halt_level": 6,
@@ -38,7 +38,7 @@ def read_rst(content: bytes) -> Parsed:
 
 
 def _header_fields(text: str) -> dict[str, Value]:
-    match = _HEADER_BLOCK.match(text)
+    match = HEADER_BLOCK.match(text)
     if match is None:
         return {}
     return {key.lower(): one_line(str(value)) for key, value in HeaderParser().parsestr(match[0]).items()}

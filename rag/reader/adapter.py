@@ -20,7 +20,7 @@ _DESCRIPTION, _WEIGHTS = "reader.json", "model.safetensors"
 
 @dataclass(frozen=True)
 class Calibration:
-    """When a span is an answer; chosen on development articles, see `decant eval-qa --calibrate`.
+    """When a span is an answer; chosen on training articles that were held out, never on a test set.
 
     Attributes:
         evidence_weight: what a standard deviation of a passage's evidence adds to a span's log-odds.

@@ -1,0 +1,113 @@
+"""Front matter, headings and tables are told from prose, wherever a passage begins."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decant.index.testing import indexed
+from decant.rag import Answerer
+from decant.rag.sentences import split_sentences
+
+MARKDOWN = """---
+title: "When to use it"
+tags:
+
+  - push
+---
+
+# Should I push?
+
+Only in some cases. Mostly
+do not.
+
+* A list tells
+  more. And more.
+  1. Deep.
+
+> Quoted words.
+
+| metric | unit |
+|--------|------|
+| heat   | °C   |
+
+```sh
+push --all
+```
+
+Underlined
+----------
+The end.
+"""
+RST = """PEP: 8
+Title: Style
+
+Abstract
+========
+
+Two spaces are few. Four are
+right.
+
++-----+-----+
+| one | two |
++-----+-----+
+
+::
+
+    code()
+"""
+
+
+def parts(passage: str, media: str) -> tuple[list[str], list[str]]:
+    found = split_sentences(passage, media)
+    return [s.text for s in found if s.prose], [s.text for s in found if not s.prose]
+
+
+def test_prose_of_markdown():
+    prose, rest = parts(MARKDOWN, "markdown")
+    assert prose == [
+        "Only in some cases.", "Mostly\ndo not.", "A list tells\n  more.", "And more.", "Deep.", "Quoted words.",
+        "```sh\npush --all\n```", "The end.",
+    ]  # fmt: skip
+    assert "| heat   | °C   |" in rest
+    assert {"# Should I push?", "Underlined\n----------"} <= set(rest)
+    assert any("title:" in text for text in rest)
+
+
+def test_prose_of_restructured_text():
+    prose, rest = parts(RST, "rst")
+    assert prose == ["Two spaces are few.", "Four are\nright.", "code()"]
+    assert any("PEP: 8" in text for text in rest)
+    assert "Abstract\n========" in rest
+
+
+def test_a_table_without_its_head_is_a_table():
+    assert parts("| heat | °C |\n| light | lux |\n\nProse.", "markdown") == (
+        ["Prose."],
+        ["| heat | °C |", "| light | lux |"],
+    )
+
+
+def test_other_media_have_no_markup():
+    assert parts("# not a heading of a text file", "text") == (["# not a heading of a text file"], [])
+
+
+@pytest.mark.parametrize("media", ["markdown", "rst"])
+@given(st.text(alphabet=st.sampled_from("ab. \n\r\t#-|=>*+`1\u2028é😀:[]<"), max_size=80))
+def test_sentences_of_markup_are_verbatim_in_order_and_apart(media, passage):
+    position = 0
+    for sentence in split_sentences(passage, media):
+        assert passage[sentence.start_char : sentence.end_char] == sentence.text == sentence.text.strip()
+        assert sentence.start_char >= position
+        position = sentence.end_char
+
+
+def test_a_heading_is_quoted_only_where_nothing_else_answers(store, encoder, rules):
+    heading, prose = "# Tungsten boils when heated", "Tungsten boils at 5930 degrees when heated strongly."
+    store.replace([indexed("a.md", f"{heading}\n{prose}\n", encoder, path="a.md", media="markdown")])
+    answer = Answerer(store, encoder, rules).ask("When heated, tungsten boils?")
+    assert answer.citations[0].text == prose
+    assert all(citation.text != heading for citation in answer.citations)
+    store.replace([indexed("a.md", f"{heading}\n", encoder, path="a.md", media="markdown")])
+    assert Answerer(store, encoder, rules).ask("When heated, tungsten boils?").citations[0].text == heading
