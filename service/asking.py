@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+import threading
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..rag import Answer, Answerer, Message
+from ..rag import Answer, Answerer, Generator, Message
+from ..rag.generators.choosing import EVIDENCE, READER, GeneratorChoice, build_generator
 from .caller import Caller
 from .errors import DeadlineExceeded, Overloaded
 from .metrics import Metrics
@@ -38,11 +40,24 @@ class Question:
 class Asking:
     """Answers questions from stores."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, choice: GeneratorChoice | None = None) -> None:
+        """Answer with the generator chosen; by quotations if None."""
         self._metrics = metrics
+        self._choice = choice or GeneratorChoice()
+        self._shared: Generator | None = None
+        self._building = threading.Lock()
         self._answerers: dict[int, tuple[SearchService, Answerer]] = {}
         self._threads = ThreadPoolExecutor(_THREADS, "ask")
         self._running = 0
+
+    async def prepare(self, stores: Iterable[SearchService]) -> None:
+        """Load the generator, so that one that cannot be used is known before anybody asks.
+
+        Raises:
+            GeneratorError: it cannot be loaded, or does not fit a store's model.
+        """
+        for store in stores:
+            await asyncio.to_thread(self._answerer, store)
 
     async def stream(self, question: Question, store: SearchService, caller: Caller) -> AsyncGenerator[str | Answer]:
         """Yield pieces of the answer's text, then the verified answer.
@@ -50,7 +65,7 @@ class Asking:
         When the generator is closed early, the thread's next text is its last.
 
         Raises:
-            AnswerError, FilterError: the question cannot be answered as asked.
+            AnswerError, FilterError: the question cannot be answered as asked; GeneratorError if the generator fails.
             ServiceError: see `ServedModel.embed`; Overloaded also where too many questions wait.
         """
         if self._running >= _WAITING:
@@ -98,8 +113,10 @@ class Asking:
         return last
 
     def close(self) -> None:
-        """Wait for what runs."""
+        """Wait for what runs, and let go of the generator's connections."""
         self._threads.shutdown()
+        if callable(close := getattr(self._shared, "close", None)):
+            close()
 
     def _pieces(self, question: Question, store: SearchService, caller: Caller) -> Iterator[str | Answer]:
         return self._answerer(store).stream(
@@ -107,11 +124,26 @@ class Asking:
         )
 
     def _answerer(self, store: SearchService) -> Answerer:
-        kept = self._answerers.get(id(store))
-        if kept is None or kept[0] is not store:
-            kept = (store, Answerer(store.store, store.encoder))
-            self._answerers[id(store)] = kept
-        return kept[1]
+        with self._building:
+            kept = self._answerers.get(id(store))
+            if kept is None or kept[0] is not store:
+                kept = (store, Answerer(store.store, store.encoder, generator=self._generator(store)))
+                self._answerers[id(store)] = kept
+            return kept[1]
+
+    def _generator(self, store: SearchService) -> Generator | None:
+        """One for all stores; but a reader is a store's own: it reads states that its model made of that store.
+
+        A reader needs the model's hidden states, which the queue does not serve, so it has the real encoder; how many
+        read at once is bounded by the threads here.
+        """
+        if self._choice.name == EVIDENCE:
+            return None
+        if self._choice.name == READER:
+            return build_generator(self._choice, store.store, store.model.encoder)
+        if self._shared is None:
+            self._shared = build_generator(self._choice, store.store, store.model.encoder)
+        return self._shared
 
     def _left(self, _: Any) -> None:
         self._running -= 1

@@ -84,6 +84,16 @@ class Settings(BaseSettings):
     )
     store: Path | None = Field(None, description="Folder of the index to search; no search if absent")
     stores: tuple[StoreSetting, ...] = Field((), description="More stores")
+    generator: str = Field(
+        "evidence",
+        min_length=1,
+        description="Who writes answers: evidence (quotations), reader (cached states; needs the model it was trained "
+        "for), the address of an OpenAI-compatible endpoint, or a decoder's folder",
+    )
+    generator_model: str | None = Field(
+        None, description="What the endpoint calls its model; its key is read from DECANT_GENERATOR_KEY alone"
+    )
+    draft: str | None = Field(None, description="Folder of a smaller decoder that drafts for the one that writes")
     device: str | None = Field(None, description="cpu, cuda, cuda:1 and so on; the best one here if absent")
     dtype: Dtype | None = Field(None, description="Number format of the model")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every one this machine has")
@@ -132,6 +142,8 @@ class Settings(BaseSettings):
             raise ValueError("tls_cert and tls_key go together: give both")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        if self.generator.startswith(("http://", "https://")) and not self.generator_model:
+            raise ValueError("an endpoint needs the name of its model: give generator_model")
         stores = [s.name for s in self.stores] + (["default"] if self.store is not None else [])
         for kind, names in (("models", [m.name for m in self.models]), ("stores", stores)):
             if len(set(names)) < len(names):

@@ -16,7 +16,7 @@ from scipy.special import expit
 from ..embedder import InputError, ModelError
 from ..embedder.tokenization import Truncate
 from .caller import Caller
-from .errors import ComputeFailed, EmptyInput
+from .errors import ComputeFailed, EmptyInput, UntrustedVector
 from .metrics import Metrics
 from .models import FRESH_SECONDS
 from .queue import BatchQueue, Limits, Priority
@@ -89,7 +89,7 @@ class CrossEncoder:
         except Exception as error:
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ComputeFailed(f"the reranker failed ({why}): try again, or tell who runs this server") from error
-        failed = ModelError("the reranker gave NaN or infinity, which is not handed out")
+        failed = UntrustedVector("the reranker gave NaN or infinity, which is not handed out")
         return [float(score) if np.isfinite(score) else failed for score in np.asarray(raw, np.float32)]
 
 

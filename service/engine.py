@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from ..embedder import Encoder, InputError, ModelError
+from ..embedder import Encoder, InputError
 from ..embedder.encoder import BATCH_TOKENS_CPU, BATCH_TOKENS_GPU
 from ..embedder.tokenization import TokenizedTexts, Truncate
-from .errors import ComputeFailed, EmptyInput, NotOffered
+from .errors import ComputeFailed, EmptyInput, NotOffered, UntrustedVector
 from .token_states import token_states
 
 # For room held before a text is tokenised: English has four characters to a token, other languages fewer.
@@ -63,7 +63,7 @@ class SparseVector:
     weights: NDArray[np.float32]
 
 
-_NOT_FINITE = "the model gave a vector with NaN or infinity, which is not handed out: use dtype=float32"
+_NOT_FINITE = "the model gave a vector with NaN or infinity, which is not handed out: serve it in float32"
 _NO_VECTOR = np.zeros(0, np.float32)
 
 
@@ -162,7 +162,7 @@ class EncoderEngine:
                 vector = part.pop("vector", _NO_VECTOR)
                 yield Encoded(vector, work.tokens, work.truncated, pool_from=work.pool_from, **part)
             else:
-                yield ModelError(_NOT_FINITE)
+                yield UntrustedVector(_NOT_FINITE)
 
     def warm_up(self) -> None:
         """Encode a short text and long ones, so that the first caller does not wait for what happens only once."""

@@ -8,6 +8,7 @@ ServiceError
 ├── NotOffered        the model or this server does not do that
 ├── Unauthenticated   no key, or a wrong one
 ├── PermissionDenied  the key is right but not for this
+├── UntrustedVector   the model gave a vector that nobody should use
 └── ComputeFailed     the model failed on one text
 EmptyInput            an InputError: there is nothing to encode
 """
@@ -59,6 +60,10 @@ class PermissionDenied(ServiceError):
 
 class ComputeFailed(ServiceError):
     """The model failed on one text; the others of its batch are unharmed."""
+
+
+class UntrustedVector(ServiceError):
+    """A vector with NaN or infinity; it is not handed out."""
 
 
 class EmptyInput(InputError):

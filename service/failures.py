@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from grpc import StatusCode
 
 from ..embedder.errors import DecantError, InputError, ModelError
-from ..index.errors import BatchError, FilterError, QueryError, StoreLocked, StoreMismatch, StoreNotFound
+from ..index.errors import BatchError, FilterError, QueryError, StoreError, StoreLocked, StoreMismatch, StoreNotFound
+from ..kernels.dispatch import KernelError
 from ..rag import AnswerError, GeneratorError
 from . import errors
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,9 @@ _LATE = Failure(_S.DEADLINE_EXCEEDED, 504, "server_error", "deadline_exceeded", 
 _FAILED = Failure(
     _S.INTERNAL, 500, "server_error", "compute_failed", _S.FAILED_PRECONDITION, 424, "Backend", retry=True
 )
+_NO_WRITER = Failure(
+    _S.UNAVAILABLE, 503, "server_error", "generator_failed", _S.UNAVAILABLE, 503, "Backend", retry=True
+)
 _FAULT = Failure(_S.INTERNAL, 500, "server_error", "internal_error", _S.INTERNAL, 500, "Backend")
 
 # The first row that an error is an instance of counts.
@@ -71,18 +78,34 @@ _TABLE: tuple[tuple[type[Exception], Failure], ...] = (
     (errors.Unauthenticated, _NO_KEY),
     (errors.PermissionDenied, _FORBIDDEN),
     (errors.ComputeFailed, _FAILED),
+    (errors.UntrustedVector, _UNTRUSTED),
     (InputError, _BAD_INPUT),
     (QueryError, _BAD_INPUT),
     (FilterError, _BAD_INPUT),
     (BatchError, _BAD_INPUT),
-    (GeneratorError, _FAILED),
+    (GeneratorError, _NO_WRITER),
     (AnswerError, _BAD_INPUT),
     (StoreLocked, _AWAY),
     (StoreNotFound, _UNKNOWN),
     (StoreMismatch, _UNTRUSTED),
     (ModelError, _UNTRUSTED),
     (DecantError, _FAILED),
+    (KernelError, _FAILED),
 )
+
+_TELL = "try again, or tell who runs this server"
+# Errors whose own line names folders, addresses or what a library said: the log gets that, and clients get this.
+_INSTEAD: tuple[tuple[type[Exception], str], ...] = (
+    (GeneratorError, f"whoever writes the answers failed: {_TELL}"),
+    (errors.ComputeFailed, f"the model failed: {_TELL}"),
+    (KernelError, f"the model failed: {_TELL}"),
+    (StoreLocked, "another process is writing to this store: try again later"),
+    (StoreNotFound, "this store is not there: tell who runs this server"),
+    (StoreMismatch, "this store was made by another model than the one that is served: tell who runs this server"),
+    (StoreError, "this store cannot be used: tell who runs this server"),
+)
+# Errors whose own line is about what the client sent.
+_TOLD = (errors.ServiceError, InputError, QueryError, FilterError, BatchError, AnswerError)
 
 
 def failure_of(error: Exception) -> Failure:
@@ -91,11 +114,19 @@ def failure_of(error: Exception) -> Failure:
 
 
 def message_of(error: Exception, request_id: str = "") -> str:
-    """The line a client gets; what is not meant for users stays in the log, under the request's id."""
-    if isinstance(error, DecantError):
-        return " ".join(str(error).split())
+    """The line a client gets; what is not meant for clients is logged, under the request's id."""
+    line = next((text for kind, text in _INSTEAD if isinstance(error, kind)), "")
+    if not line and isinstance(error, _TOLD):
+        return _one_line(error)
     where = f" (request {request_id})" if request_id else ""
-    return f"a fault in Decant{where}: see the server's log"
+    if not line and not isinstance(error, DecantError):
+        return f"a fault in Decant{where}: see the server's log"
+    _log.error("not told to the client: %s", _one_line(error), extra={"request_id": request_id})
+    return (line or f"the server could not do this: {_TELL}") + where
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def retry_after(error: Exception) -> float | None:

@@ -12,6 +12,7 @@ from ..embedder import DecantError
 from ..index import Hit, Searcher, Store
 from ..index.encoder import Encoder
 from .errors import ServiceError
+from .failures import message_of
 
 MAX_RESULTS = 50
 _INSTRUCTIONS = (
@@ -66,7 +67,7 @@ def make_mcp(store: Store, encoder: Encoder) -> Any:
         try:
             return work()
         except DecantError as error:
-            raise ToolError(str(error)) from None
+            raise ToolError(message_of(error)) from None
 
     @server.tool(title="Search the documents", structured_output=True)
     def search(

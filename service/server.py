@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 
 from ..embedder import Encoder
+from ..rag.generators.choosing import GeneratorChoice
 from .asking import Asking
 from .backend import Backend
 from .catalog import ConfiguredModels, Loader, default_name
@@ -87,7 +88,8 @@ class Server:
                 await self.models.load(name)
             stores = await Stores.opened(settings, self.models, self.metrics)
             keys = KeyRing(settings.api_keys, settings.rates())
-            asking = Asking(self.metrics)
+            asking = Asking(self.metrics, _choice(settings))
+            await asking.prepare(stores)
             self._backend = Backend(settings, self.models, stores, asking, keys, self.metrics, tracer)
             listener = _listen(settings.host, settings.http_port, reuse_port=settings.reuse_port)
             self.http_port = listener.getsockname()[1]
@@ -181,6 +183,10 @@ class _Uvicorn(uvicorn.Server):
         """Listen, and say so."""
         await super().startup(sockets)
         self.ready.set()
+
+
+def _choice(settings: Settings) -> GeneratorChoice:
+    return GeneratorChoice(settings.generator, settings.generator_model, settings.draft, settings.device)
 
 
 def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:

@@ -65,10 +65,14 @@ def _report(error: Exception, debug: bool) -> ExitCode:
     return ExitCode.BUG
 
 
+# Importing the classes would import torch; an instance can only exist where that has happened. A kernel that was asked
+# for by name and cannot run is the user's to know; the kernels lie below the module that has DecantError.
+_FOR_THE_USER = (("decant.embedder.errors", "DecantError"), ("decant.kernels.dispatch", "KernelError"))
+
+
 def _is_for_the_user(error: Exception) -> bool:
-    # Importing the class would import torch; an instance of it can only exist where that has happened.
-    module = sys.modules.get("decant.embedder.errors")
-    return module is not None and isinstance(error, module.DecantError)
+    known = [getattr(sys.modules[module], name) for module, name in _FOR_THE_USER if module in sys.modules]
+    return isinstance(error, tuple(known))
 
 
 def _one_line(message: str) -> str:

@@ -32,6 +32,14 @@ def command(
             "--store", metavar="DIR", help=f"Folder of the index to search. Default: {DEFAULT_STORE} if it is there."
         ),
     ] = None,
+    generator: Annotated[
+        str | None,
+        typer.Option("--generator", metavar="WHO", help="Who writes answers, as of decant ask. Default: evidence."),
+    ] = None,
+    generator_model: Annotated[
+        str | None,
+        typer.Option("--generator-model", metavar="NAME", help="What the endpoint that writes calls its model."),
+    ] = None,
     host: Annotated[
         str | None, typer.Option("--host", help="Address to listen on. Default: 127.0.0.1, this machine only.")
     ] = None,
@@ -56,7 +64,9 @@ def command(
     from ..config import Settings
 
     flags = {"model": model, "store": store, "host": host, "grpc_port": grpc_port, "http_port": http_port}
-    settings = Settings.load(config, **flags, workers=workers, device=device, dtype=dtype.value if dtype else None)
+    writer = {"generator": generator, "generator_model": generator_model}
+    number = dtype.value if dtype else None
+    settings = Settings.load(config, **flags, **writer, workers=workers, device=device, dtype=number)
     if settings.store is None and DEFAULT_STORE.is_dir():
         settings = settings.model_copy(update={"store": DEFAULT_STORE})
     if print_config:

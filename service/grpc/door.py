@@ -134,7 +134,8 @@ class Door:
             code = self.status(error)
             if code is grpc.StatusCode.INTERNAL:
                 _log.exception("%s failed", method, extra={"request_id": request_id})
-            await context.abort(code, message_of(error, request_id), _trailers(code, error, request_id))
+            line = message_of(error, request_id)
+            await context.abort(code, line, _trailers(code, error, line, request_id))
         finally:
             failed = code is not grpc.StatusCode.OK
             span.set_attributes({"rpc.grpc.status_code": code.value[0], "decant.request_id": request_id})
@@ -152,7 +153,9 @@ class Door:
         return failure.grpc if self._protocol == "decant.v1" else failure.tei_grpc
 
 
-def _trailers(code: grpc.StatusCode, error: Exception, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
+def _trailers(
+    code: grpc.StatusCode, error: Exception, line: str, request_id: str
+) -> tuple[tuple[str, str | bytes], ...]:
     """Trailing metadata of a failed call: its id, and when to try again in the two ways clients look for it."""
     trailers: list[tuple[str, str | bytes]] = [("x-request-id", request_id)]
     seconds = retry_after(error)
@@ -162,7 +165,7 @@ def _trailers(code: grpc.StatusCode, error: Exception, request_id: str) -> tuple
         detail = AnyMessage()
         detail.Pack(RetryInfo(retry_delay=delay))
         number: int = code.value[0]
-        status = Status(code=number, message=message_of(error), details=[detail])
+        status = Status(code=number, message=line, details=[detail])
         trailers += [
             ("grpc-status-details-bin", status.SerializeToString()),
             ("retry-after-ms", str(round(seconds * 1000))),

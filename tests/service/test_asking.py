@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import grpc
 import pytest
 
 from decant.embedder import Encoder
+from decant.service.config import ConfigError, Settings
 from decant.service.proto.decant.v1 import decant_pb2 as pb
 from decant.service.proto.decant.v1 import decant_pb2_grpc as stubs
 
@@ -161,3 +164,98 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(asked: Any) ->
     while queue.requests() or asking._running:
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+class Endpoint(ThreadingHTTPServer):
+    """An OpenAI-compatible endpoint on loopback that writes what it is told, or refuses with a status."""
+
+    daemon_threads = True
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Endpoint)
+        self.status, self.text, self.asked = status, text, list[dict[str, Any]]()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class _Endpoint(BaseHTTPRequestHandler):
+    server: Endpoint
+
+    def do_POST(self) -> None:
+        self.server.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        self.send_response(self.server.status)
+        self.end_headers()
+        event = {"choices": [{"delta": {"content": self.server.text}}]}
+        self.wfile.write(f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n".encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Callable[..., Endpoint]]:
+    made: list[Endpoint] = []
+
+    def start(status: int, text: str) -> Endpoint:
+        made.append(Endpoint(status, text))
+        threading.Thread(target=made[-1].serve_forever, kwargs={"poll_interval": 0.01}).start()
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.shutdown()
+        server.server_close()
+
+
+def test_an_endpoint_of_the_configuration_writes_and_what_it_invents_is_left_out(
+    run_server: Callable[..., Any], mini: Encoder, library: Path, endpoint: Callable[..., Endpoint]
+) -> None:
+    writer = endpoint(200, f"{SENTENCE} It was adjourned to a Friday in Lisbon.")
+    server = run_server(of=mini, store=library, generator=writer.url, generator_model="their-model")
+    answer = server.http("/ask", {"question": QUESTION}).json
+    assert answer["generator"] == "their-model" and SENTENCE in answer["text"] and "Lisbon" not in answer["text"]
+    assert answer["citations"][0]["text"] == SENTENCE
+    assert writer.asked[0]["model"] == "their-model" and SENTENCE in json.dumps(writer.asked[0]["messages"])
+
+
+def test_a_failing_endpoint_is_a_clean_error_at_every_door(
+    run_server: Callable[..., Any],
+    mini: Encoder,
+    library: Path,
+    endpoint: Callable[..., Endpoint],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    writer = endpoint(401, "their secret reason")
+    server = run_server(of=mini, store=library, generator=writer.url, generator_model="m")
+    refused = server.http("/ask", {"question": QUESTION}, {"x-request-id": "req-1"})
+    assert refused.status == 503 and refused.json["error"]["code"] == "generator_failed"
+    streamed = server.http("/ask", {"question": QUESTION, "stream": True})
+    assert streamed.status == 503
+    with server.channel() as channel, pytest.raises(grpc.RpcError) as failed:
+        list(stubs.AnswererStub(channel).Ask(pb.AskRequest(question=QUESTION)))
+    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+    for line in (refused.body.decode(), streamed.body.decode(), failed.value.details()):
+        assert "writes the answers failed" in line and str(writer.server_port) not in line and "secret" not in line
+    assert "req-1" in refused.body.decode()
+    assert any(writer.url in record.getMessage() for record in caplog.records)
+
+
+def test_the_reader_of_the_configuration_answers_from_cached_states(
+    run_server: Callable[..., Any], mini: Encoder, library: Path, encoder: Encoder, store: Path
+) -> None:
+    from decant.rag import GeneratorError
+
+    server = run_server(of=mini, store=library, generator="reader")
+    answer = server.http("/ask", {"question": QUESTION}).json
+    # Where the reader is not sure it says so, and the documents are quoted.
+    assert answer["generator"] == "reader" or "reader" in answer["note"]
+    assert answer["citations"][0]["text"] == SENTENCE
+    with pytest.raises(GeneratorError, match="another encoder"):
+        run_server(of=encoder, store=store, generator="reader")
+
+
+def test_an_endpoint_needs_the_name_of_its_model() -> None:
+    with pytest.raises(ConfigError, match="generator_model"):
+        Settings.load(generator="http://127.0.0.1:1/v1")

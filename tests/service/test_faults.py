@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -64,3 +66,40 @@ def test_a_thousand_tiny_requests_at_once_are_all_answered(running: Any) -> None
         with ThreadPoolExecutor(32) as pool:
             answers = list(pool.map(lambda i: encode.Embed(pb.EmbedRequest(texts=[f"{i}"]), timeout=60), range(1000)))
     assert all(len(answer.embeddings[0].dense) == 128 for answer in answers)
+
+
+def test_a_damaged_store_tells_clients_nothing_of_this_machine(
+    run_server: Callable[..., Any], store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "hidden-folder"
+    shutil.copytree(store, folder)
+    server = run_server(store=folder)
+    for file in folder.rglob("*.lance"):
+        if file.is_file():
+            file.write_bytes(b"")
+    over_http = server.http("/search", {"query": "rivers", "mode": "lexical"}, {"x-request-id": "req-9"})
+    assert over_http.status == 500
+    with server.channel() as channel, pytest.raises(grpc.RpcError) as failed:
+        stubs.SearcherStub(channel).Search(pb.SearchRequest(query="rivers"))
+    assert failed.value.code() is grpc.StatusCode.INTERNAL
+    for line in (over_http.body.decode(), failed.value.details()):
+        assert "this store cannot be used" in line
+        assert not any(word in line.lower() for word in ("hidden-folder", "lance", str(tmp_path)))
+    assert "req-9" in over_http.body.decode()
+    assert any("hidden-folder" in record.getMessage() for record in caplog.records)
+
+
+def test_a_kernel_that_cannot_run_is_a_clean_error(
+    run_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from decant.kernels.dispatch import KernelError
+
+    def broken(*_: object, **__: object) -> None:
+        raise KernelError("the triton implementation of pooling cannot run: /opt/cache is full; choose torch")
+
+    server = run_server()
+    monkeypatch.setattr(server.server.model.encoder, "represent", broken)
+    answer = server.http("/v1/embeddings", {"input": "a"})
+    assert answer.status == 500 and answer.json["error"]["code"] == "compute_failed"
+    assert "the model failed" in answer.json["error"]["message"] and "/opt" not in answer.body.decode()
+    assert any("/opt/cache is full" in record.getMessage() for record in caplog.records)
