@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -13,11 +12,9 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 from tokenizers import Tokenizer
-from torch import Tensor
 
-from ..kernels.attention import PackedLayout
 from . import calibration
 from .adapters import merge_adapter
 from .backbone import Backbone
@@ -28,9 +25,9 @@ from .errors import InputError, ModelError
 from .examples import ExampleIndex, check_examples, read_examples, tokenize_each
 from .fingerprint import fingerprint
 from .formats.folder import ModelFiles, read_folder, resolve, stack_adapters
+from .forwards import represent, token_vectors
 from .head import Head
 from .lm_head import LmHead
-from .packing import pack_by_length
 from .prompts import apply_rule
 from .router import RouterHead
 from .sparse import SparseHead, explain
@@ -287,6 +284,31 @@ class Encoder:
 
         return encode_chunks(self, text, spans, kind=kind, dimensions=dimensions, batch_tokens=batch_tokens)
 
+    def token_vectors(
+        self,
+        texts: Sequence[str],
+        *,
+        kind: str = "document",
+        truncate: Truncate = "end",
+        batch_tokens: int | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """Return the backbone's last hidden state of every token of each text, for late interaction.
+
+        Args:
+            texts: N texts.
+            kind: as in `encode`, like `truncate` and `batch_tokens`.
+            truncate: what happens to a text that is too long.
+            batch_tokens: token budget of one forward.
+
+        Returns:
+            For each text (tokens, H) float32 rows of unit length; the prompt before it and special tokens are
+            attended to and left out.
+
+        Raises:
+            InputError: as in `encode`.
+        """
+        return token_vectors(self, texts, kind, truncate, batch_tokens)
+
     def save(self, folder: str | Path) -> None:
         """Save as a folder that Decant loads to the same bytes and plain `SentenceTransformer` loads to agree.
 
@@ -382,7 +404,6 @@ class Encoder:
         kinds = [kind for kind in self.spec.prompts if self.spec.retrieves(kind)]
         return self.encode_tokens(self.text_tokenizer(texts, self.spec.template(kinds[0])))
 
-    @torch.inference_mode()
     def represent(
         self,
         tokenized: TokenizedTexts,
@@ -405,24 +426,9 @@ class Encoder:
             InputError: for an output the model does not offer.
         """
         self._refuse_missing(outputs)
-        count = len(tokenized.ids)
-        dense = np.empty((count, self.head.width(dimensions)), np.float32) if "dense" in outputs else None
-        listener = self.router_head if "router" in outputs else None
-        router = np.empty((count, listener.experts), np.float32) if listener else None
-        sparse_head = self.sparse_head if "sparse" in outputs else None
-        parts: list[csr_array] = []
-        order: list[NDArray[np.int64]] = []
-        for batch, ids, hidden, layout, keep, heard in self._forwards(tokenized, batch_tokens, listener):
-            if dense is not None:
-                dense[batch] = self.head(hidden, layout, keep, dimensions, normalize=normalize).cpu().numpy()
-            if router is not None and listener is not None:
-                router[batch] = listener(heard, layout, keep).cpu().numpy()
-            if sparse_head is not None:
-                parts.append(sparse_head.rows(hidden, ids, layout, keep))
-                order.append(batch)
-        sparse = _in_order(parts, order, sparse_head.terms) if sparse_head else None
-        lengths = np.array([len(ids) for ids in tokenized.ids], np.int32)
-        return Embeddings(lengths, tokenized.truncated, dense, sparse, router)
+        return represent(
+            self, tokenized, outputs, dimensions=dimensions, batch_tokens=batch_tokens, normalize=normalize
+        )
 
     def encode_tokens(
         self,
@@ -461,29 +467,3 @@ class Encoder:
     def terms(self, sparse: csr_array, top: int | None = None) -> list[list[tuple[str, float]]]:
         """Return the terms of `Embeddings.sparse` as people read them, heaviest first, `top` per text at most."""
         return explain(sparse, self.tokenizer, top)
-
-    def _forwards(
-        self, tokenized: TokenizedTexts, batch_tokens: int | None, listener: RouterHead | None = None
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor, PackedLayout, Tensor | None, list[list[Tensor]]]]:
-        """Yield for each batch: which texts, token ids, hidden states, layout, the tokens to pool, router logits."""
-        if batch_tokens is not None and batch_tokens < 1:
-            raise InputError(f"batch_tokens must be at least 1, not {batch_tokens}")
-        lengths = [len(ids) for ids in tokenized.ids]
-        for batch in pack_by_length(lengths, batch_tokens or self.batch_tokens):
-            layout = self.backbone.layout([lengths[i] for i in batch])
-            ids = torch.from_numpy(np.concatenate([tokenized.ids[i] for i in batch])).long().to(self.backbone.device)
-            with listener.listening() if listener else nullcontext([]) as heard:
-                hidden = self.backbone(ids, layout)
-            pool_from = torch.from_numpy(tokenized.pool_from[batch]).to(hidden.device)
-            keep = layout.position_ids() >= pool_from[layout.sequence_ids()] if pool_from.any() else None
-            yield batch, ids, hidden, layout, keep, heard
-
-
-def _in_order(parts: list[csr_array], order: list[NDArray[np.int64]], terms: int) -> csr_array:
-    """Join the rows of all batches, row i for text i."""
-    if not parts:
-        return csr_array((0, terms), dtype=np.float32)
-    place = np.concatenate(order)
-    back = np.empty(len(place), np.int64)
-    back[place] = np.arange(len(place))
-    return csr_array(csr_array(vstack(parts, format="csr"))[back])

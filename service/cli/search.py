@@ -18,9 +18,10 @@ from .snippet import Snippet, snippet_of
 from .store_model import model_of
 
 if TYPE_CHECKING:
+    from ...embedder.encoder import Encoder
     from ...index.documents import Hit
     from ...index.fusion import Fusion
-    from ...index.refine import Refine
+    from ...index.refine import Refine, Reranker
 
 NAME = "search"
 SHORT_HELP = "Find the passages that answer a question."
@@ -60,7 +61,12 @@ def command(
         typer.Option("--diversity", min=0, max=1, help="From 0, the most relevant, to 1, the most different passages."),
     ] = None,
     rerank: Annotated[
-        str | None, typer.Option("--rerank", metavar="FOLDER", help="Cross-encoder that scores the best hits again.")
+        str | None,
+        typer.Option(
+            "--rerank",
+            metavar="late|FOLDER",
+            help="Score the best hits again: late, by the model's own token vectors, or with a cross-encoder's folder.",
+        ),
     ] = None,
     model: Model = None,
     device: Device = None,
@@ -88,7 +94,7 @@ def command(
 
     with waiting("searching"), IndexStore.open(store, encoder=encoder, read_only=True) as opened:
         searcher = Searcher(opened, encoder, fusion=_fusion(fusion, weights))
-        refine = _refine(per_document, diversity, rerank, device)
+        refine = _refine(per_document, diversity, _reranker(rerank, encoder, device))
         began = time.perf_counter()
         hits = searcher.search(query, mode=mode, k=k, filter=where, exact=exact, refine=refine)
         milliseconds = (time.perf_counter() - began) * 1000
@@ -115,15 +121,18 @@ def _fusion(method: str, weights: str) -> Fusion:
     return Fusion(method, parsed)
 
 
-def _refine(per_document: int | None, diversity: float | None, rerank: str | None, device: str | None) -> Refine:
+def _refine(per_document: int | None, diversity: float | None, reranker: Reranker | None) -> Refine:
     from ...index.refine import Refine
 
-    reranker = None
-    if rerank is not None:
-        from ...index.rerank import CrossEncoderReranker
-
-        reranker = CrossEncoderReranker(rerank, device=device)
     return Refine(per_document, diversity, reranker)
+
+
+def _reranker(rerank: str | None, encoder: Encoder, device: str | None) -> Reranker | None:
+    if rerank is None:
+        return None
+    from ...index.rerank import CrossEncoderReranker, LateInteraction
+
+    return LateInteraction(encoder) if rerank == "late" else CrossEncoderReranker(rerank, device=device)
 
 
 def _missed(exact: list[Hit], fast: list[Hit]) -> int:

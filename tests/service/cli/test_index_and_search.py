@@ -42,6 +42,17 @@ def test_people_get_file_range_score_and_snippet(decant, docs):
     assert snippet.strip() == "# Rivers Rivers carry water from the mountains to the sea."
 
 
+def test_late_interaction_orders_by_the_models_token_vectors(decant, docs):
+    decant("index", docs)
+    found = decant("search", "water from the mountains", "--mode", "dense", "--rerank", "late", "--json")
+    assert found.code == 0
+    scores = [hit["score"] for hit in found.json["hits"]]
+    assert Path(found.json["hits"][0]["path"]).name == "rivers.md"
+    assert scores == sorted(scores, reverse=True)
+    plain = decant("search", "water from the mountains", "--mode", "dense", "--json")
+    assert scores != [hit["score"] for hit in plain.json["hits"]]
+
+
 def test_output_for_people_fits_80_columns(decant, docs, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     (docs / "long.txt").write_text("A sentence about mountains, of some length and no end. " * 6, "utf-8")
