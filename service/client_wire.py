@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from ..embedder import InputError
 from ..embedder.tokenization import Truncate
 from ..index.documents import Chunk, Document, Hit
+from ..index.modes import HYBRID, NEEDS
 from ..rag import Answer, Citation, Message
 from .errors import ServiceError
 from .proto.decant.v1 import decant_pb2 as pb
@@ -230,10 +231,12 @@ def search_request(
     exact: bool = False,
     store: str = "",
 ) -> pb.SearchRequest:
-    """A question as a message; raises InputError."""
-    _one_of("mode", mode, ("dense", "sparse", "lexical", "hybrid"))
-    number = f"SEARCH_MODE_{mode.upper()}"
-    return pb.SearchRequest(query=query, mode=number, k=k, filter=filter, exact=exact, store=store)
+    """A question as a message; `mode` as of `Searcher.search`; raises InputError."""
+    names = mode.split("+")
+    for name in names:
+        _one_of("mode", name, (*NEEDS, HYBRID))
+    modes = [f"SEARCH_MODE_{name.upper()}" for name in names]
+    return pb.SearchRequest(query=query, modes=modes, k=k, filter=filter, exact=exact, store=store)
 
 
 def rerank_request(

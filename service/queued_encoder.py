@@ -139,14 +139,15 @@ class QueuedEncoder:
                 if not isinstance(item, Encoded):
                     raise item
                 items.append(item)
-        return _embeddings(items, options, self._model)
+        return embeddings_of(items, options, self._model)
 
     def _submit(self, texts: list[str], options: EmbedOptions, errand: Errand) -> Future[Embedded]:
         work = self._model.embed(texts, options, errand.caller, errand.priority)
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
 
-def _embeddings(items: list[Encoded], options: EmbedOptions, model: ServedModel) -> Embeddings:
+def embeddings_of(items: Sequence[Encoded], options: EmbedOptions, model: ServedModel) -> Embeddings:
+    """Results of the queue as `Encoder.encode` would have returned them."""
     head = model.encoder.head
     width = head.width(options.dimensions)
     dense = np.stack([item.vector for item in items]) if items else np.zeros((0, width), np.float32)

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ..embedder import Embeddings
 from ..index import Document, Hit, Searcher, Store
 from ..index.batches import index_documents
 from ..index.errors import QueryError
@@ -23,7 +21,7 @@ from .errors import DeadlineExceeded, EmptyInput, Overloaded, UnknownName
 from .metrics import Metrics
 from .models import ServedModel
 from .queue import Priority
-from .queued_encoder import Errand, QueuedEncoder, on_errand
+from .queued_encoder import Errand, QueuedEncoder, embeddings_of, on_errand
 
 T = TypeVar("T")
 _THREADS = 2
@@ -101,14 +99,14 @@ class SearchService:
         if not query.text.strip():
             raise QueryError("the query is empty: say what to look for")
         stages = (0.0, 0.0, 0.0)
-        vectors: NDArray[np.float32] | None = None
-        # Modes that need more than the dense vector encode on the store's thread, through the same queue.
-        if needed(parse_mode(query.mode, self.store.meta.layout)) == ("dense",):
-            embedded = await self.model.embed([query.text], EmbedOptions(kind="query"), caller, Priority.QUERY)
+        vectors: Embeddings | None = None
+        if wanted := needed(parse_mode(query.mode, self.store.meta.layout)):
+            options = EmbedOptions(kind="query", outputs=wanted)
+            embedded = await self.model.embed([query.text], options, caller, Priority.QUERY)
             [item] = embedded.items
             if not isinstance(item, Encoded):
                 raise item
-            vectors = item.vector[None]
+            vectors = embeddings_of([item], options, self.model)
             stages = (embedded.tokenize_seconds, embedded.queue_seconds, embedded.encode_seconds)
         hits = await self.on_thread(lambda: self._look_up(query, vectors), caller)
         return Found(hits, *stages)
@@ -163,7 +161,7 @@ class SearchService:
         self._writer.shutdown()
         self.store.close()
 
-    def _look_up(self, query: Query, vectors: NDArray[np.float32] | None) -> list[Hit]:
+    def _look_up(self, query: Query, vectors: Embeddings | None) -> list[Hit]:
         began = time.perf_counter()
         [hits] = self._searcher.search_many(
             [query.text], mode=query.mode, k=query.k, filter=query.filter, exact=query.exact, vectors=vectors

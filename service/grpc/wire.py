@@ -10,6 +10,7 @@ from tokenizers import Encoding
 from ...embedder import InputError
 from ...embedder.tokenization import Truncate
 from ...index import Document, Hit
+from ...index.modes import HYBRID
 from ...rag import Answer, Message
 from ..asking import Question
 from ..client_wire import value_of
@@ -40,11 +41,13 @@ _PRIORITIES: Mapping[int, Priority | None] = {
     pb.PRIORITY_BULK: Priority.BULK,
 }
 _MODES: Mapping[int, str] = {
-    pb.SEARCH_MODE_UNSPECIFIED: "hybrid",
+    pb.SEARCH_MODE_UNSPECIFIED: HYBRID,
+    pb.SEARCH_MODE_HYBRID: HYBRID,
     pb.SEARCH_MODE_DENSE: "dense",
     pb.SEARCH_MODE_LEXICAL: "lexical",
-    pb.SEARCH_MODE_HYBRID: "hybrid",
     pb.SEARCH_MODE_SPARSE: "sparse",
+    pb.SEARCH_MODE_ROUTER: "router",
+    pb.SEARCH_MODE_MOEE: "moee",
 }
 _OUTPUTS: Mapping[int, str] = {
     pb.OUTPUT_UNSPECIFIED: DENSE,
@@ -129,9 +132,10 @@ def tokens_message(encoding: Encoding) -> pb.Tokens:
 
 def query_of(request: pb.SearchRequest) -> Query:
     """A question; raises InputError."""
-    if request.mode not in _MODES:
-        raise InputError(f"unknown search mode {int(request.mode)}: this server is older than the client")
-    return Query(request.query, _MODES[request.mode], request.k or 10, request.filter or None, request.exact)
+    if unknown := [int(mode) for mode in request.modes if mode not in _MODES]:
+        raise InputError(f"unknown search mode {unknown[0]}: this server is older than the client")
+    mode = "+".join(_MODES[mode] for mode in request.modes) or HYBRID
+    return Query(request.query, mode, request.k or 10, request.filter or None, request.exact)
 
 
 def rerank_response(name: str, scores: Scores, request: pb.RerankRequest, seconds: float) -> pb.RerankResponse:

@@ -23,7 +23,7 @@ class SearchBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     query: str
-    mode: str = Field("hybrid", description="dense, sparse, lexical, several with + between, or hybrid for all of them")
+    mode: str = Field("hybrid", description="dense, sparse, lexical, router, moee, some with + between, or hybrid")
     k: int = Field(10, ge=1, le=10_000)
     filter: str | None = Field(None, description="Conditions in SQL on doc_id, path, title, media, metadata.<name>")
     exact: bool = Field(False, description="Compare every vector, even where an accelerator exists")

@@ -23,7 +23,7 @@ def documents(texts: dict[str, str], store: str = "", prefix: str = "") -> Itera
 
 
 def found(channel: grpc.Channel, query: str, metadata: Any = ()) -> list[str]:
-    request = pb.SearchRequest(query=query, mode=pb.SEARCH_MODE_LEXICAL)
+    request = pb.SearchRequest(query=query, modes=[pb.SEARCH_MODE_LEXICAL])
     return [hit.doc_id for hit in stubs.SearcherStub(channel).Search(request, metadata=metadata).hits]
 
 
@@ -61,7 +61,7 @@ def test_vectors_of_documents_are_those_of_the_encoder(
     text = "The committee met on Tuesday."
     with server.channel() as channel:
         stubs.IndexerStub(channel).Upsert(documents({"a": text}))
-        [hit] = stubs.SearcherStub(channel).Search(pb.SearchRequest(query="rivers", mode=pb.SEARCH_MODE_DENSE)).hits
+        [hit] = stubs.SearcherStub(channel).Search(pb.SearchRequest(query="rivers", modes=[pb.SEARCH_MODE_DENSE])).hits
     expected = float(encoder.encode(text).dense[0] @ encoder.encode("rivers", kind="query").dense[0])
     assert abs(hit.score - expected) < 1e-5
 
@@ -155,7 +155,7 @@ def test_tenants_at_once_get_their_own(shared: Any) -> None:
 
         def ask(metadata: Any, name: str) -> None:
             for _ in range(20):
-                request = pb.SearchRequest(query="which word is here", mode=pb.SEARCH_MODE_HYBRID)
+                request = pb.SearchRequest(query="which word is here", modes=[pb.SEARCH_MODE_HYBRID])
                 hits = stubs.SearcherStub(channel).Search(request, metadata=metadata).hits
                 wrong.extend(hit.doc_id for hit in hits if hit.doc_id != name)
 

@@ -170,10 +170,10 @@ def test_tokens_carry_the_place_of_their_characters(encode: stubs.EncoderStub, e
 
 def test_search_finds_the_passage_and_its_place(channel: grpc.Channel) -> None:
     search = stubs.SearcherStub(channel)
-    response = search.Search(pb.SearchRequest(query="committee budget", mode=pb.SEARCH_MODE_LEXICAL, k=1))
+    response = search.Search(pb.SearchRequest(query="committee budget", modes=[pb.SEARCH_MODE_LEXICAL], k=1))
     [hit] = response.hits
     assert (hit.doc_id, hit.start_char, hit.end_char) == ("budget.txt", 0, len(hit.text))
-    dense = search.Search(pb.SearchRequest(query="rivers", mode=pb.SEARCH_MODE_DENSE, without_text=True))
+    dense = search.Search(pb.SearchRequest(query="rivers", modes=[pb.SEARCH_MODE_DENSE], without_text=True))
     assert len(dense.hits) == 3 and not any(hit.text for hit in dense.hits)
     hybrid = search.Search(pb.SearchRequest(query="def add"))
     assert {"dense", "lexical"} >= set(hybrid.hits[0].ranks)

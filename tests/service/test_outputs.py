@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -9,6 +10,9 @@ import pytest
 from scipy.sparse import csr_array
 
 from decant.embedder import Encoder
+from decant.index import Document, Searcher, Store
+from decant.index.batches import index_documents
+from decant.service.client import Client
 from decant.service.proto.decant.v1 import decant_pb2 as pb
 from decant.service.proto.decant.v1 import decant_pb2_grpc as stubs
 from decant.service.proto.tei.v1 import tei_pb2 as tei
@@ -104,3 +108,22 @@ def test_similarity_is_the_cosine(running: Any, encoder: Encoder) -> None:
     dense = encoder.encode(TEXTS).dense
     assert np.abs(np.array(running.http("/similarity", body).json) - dense @ dense[0]).max() <= 1e-5
     assert running.http("/similarity", {"inputs": {"source_sentence": "a", "sentences": []}}).status == 422
+
+
+@pytest.mark.parametrize("mode", ["sparse", "dense+sparse", "sparse+lexical", "hybrid"])
+def test_every_mode_finds_what_the_searcher_finds(
+    run_server: Callable[..., Any], sparse_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    from decant.service.queued_encoder import QueuedEncoder
+
+    with Store.open(tmp_path / "store", encoder=sparse_encoder, create=True) as store:
+        index_documents(store, sparse_encoder, [Document(str(i), text) for i, text in enumerate(TEXTS)])
+        wanted = Searcher(store, sparse_encoder).search("the budget", mode=mode, k=3)
+    server = run_server(of=sparse_encoder, store=tmp_path / "store")
+    # The question waits in the queue once, on the call's behalf, whatever the mode needs of it.
+    monkeypatch.setattr(QueuedEncoder, "encode", lambda *_, **__: pytest.fail("encoded on the store's thread"))
+    with Client(f"127.0.0.1:{server.server.grpc_port}") as client:
+        found = client.search("the budget", mode=mode, k=3)
+    assert wanted and [hit.chunk for hit in found] == [hit.chunk for hit in wanted]
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted], abs=1e-6)
+    assert [dict(hit.ranks) for hit in found] == [dict(hit.ranks) for hit in wanted]

@@ -59,6 +59,13 @@ def test_a_mistake_exits_with_1(decant, docs, args, message):
     assert message in done.error
 
 
+def test_a_kernel_asked_for_by_name_that_cannot_run_is_one_line(decant, monkeypatch):
+    monkeypatch.setenv("DECANT_KERNELS", "attention=nonsense")
+    done = decant("embed", stdin="a text\n")
+    assert done.code == 1
+    assert "nonsense" in done.error and "fault in Decant" not in done.error
+
+
 def test_a_mistake_in_the_path_leaves_no_store(decant, tmp_path):
     decant("index", "gone")
     assert list(tmp_path.iterdir()) == []

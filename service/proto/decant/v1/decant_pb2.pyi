@@ -42,6 +42,8 @@ class SearchMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SEARCH_MODE_LEXICAL: _ClassVar[SearchMode]
     SEARCH_MODE_HYBRID: _ClassVar[SearchMode]
     SEARCH_MODE_SPARSE: _ClassVar[SearchMode]
+    SEARCH_MODE_ROUTER: _ClassVar[SearchMode]
+    SEARCH_MODE_MOEE: _ClassVar[SearchMode]
 OUTPUT_UNSPECIFIED: Output
 OUTPUT_DENSE: Output
 OUTPUT_SPARSE: Output
@@ -62,6 +64,8 @@ SEARCH_MODE_DENSE: SearchMode
 SEARCH_MODE_LEXICAL: SearchMode
 SEARCH_MODE_HYBRID: SearchMode
 SEARCH_MODE_SPARSE: SearchMode
+SEARCH_MODE_ROUTER: SearchMode
+SEARCH_MODE_MOEE: SearchMode
 
 class EmbedRequest(_message.Message):
     __slots__ = ("model", "texts", "kind", "instruction", "dimensions", "format", "truncate", "priority", "outputs", "adapter")
@@ -200,22 +204,22 @@ class TokenizeResponse(_message.Message):
     def __init__(self, texts: _Optional[_Iterable[_Union[Tokens, _Mapping]]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("store", "query", "mode", "k", "filter", "exact", "without_text")
+    __slots__ = ("store", "query", "modes", "k", "filter", "exact", "without_text")
     STORE_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
-    MODE_FIELD_NUMBER: _ClassVar[int]
+    MODES_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_TEXT_FIELD_NUMBER: _ClassVar[int]
     store: str
     query: str
-    mode: SearchMode
+    modes: _containers.RepeatedScalarFieldContainer[SearchMode]
     k: int
     filter: str
     exact: bool
     without_text: bool
-    def __init__(self, store: _Optional[str] = ..., query: _Optional[str] = ..., mode: _Optional[_Union[SearchMode, str]] = ..., k: _Optional[int] = ..., filter: _Optional[str] = ..., exact: _Optional[bool] = ..., without_text: _Optional[bool] = ...) -> None: ...
+    def __init__(self, store: _Optional[str] = ..., query: _Optional[str] = ..., modes: _Optional[_Iterable[_Union[SearchMode, str]]] = ..., k: _Optional[int] = ..., filter: _Optional[str] = ..., exact: _Optional[bool] = ..., without_text: _Optional[bool] = ...) -> None: ...
 
 class Hit(_message.Message):
     __slots__ = ("doc_id", "ordinal", "score", "start_char", "end_char", "text", "title", "path", "metadata", "ranks")
