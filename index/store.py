@@ -24,6 +24,7 @@ from .content import content_digest
 from .documents import Chunk, Document
 from .encoder import Encoder
 from .errors import BatchError, StoreDamaged, StoreReadOnly
+from .identity import keep_identity_index
 from .info import dense_status, describe
 from .lock import WriterLock
 from .meta import StoreMeta
@@ -319,6 +320,7 @@ class Store:
         if named:
             made = [v["timestamp"] for v in self.table.list_versions() if int(v["version"]) in named]
             keep = max(keep, datetime.now(made[0].tzinfo) - min(made) + timedelta(minutes=1))
+        keep_identity_index(self.table)
         self.table.optimize(cleanup_older_than=keep, delete_unverified=delete_unverified)
 
     def _refresh_indexes(self) -> None:

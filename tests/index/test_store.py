@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from decant.index import Chunk, Document, Store
+from decant.index import Chunk, Document, Store, identity
 from decant.index.errors import BatchError, StoreReadOnly
 from decant.index.info import folder_bytes
 from decant.index.testing import HashEncoder, indexed
@@ -78,6 +78,24 @@ def test_deleting_what_is_not_there_removes_nothing(store):
     assert len(store.snapshot()) == 0
     with pytest.raises(KeyError):
         store.text("a")
+
+
+def test_the_index_on_ids_changes_nothing_but_time(store, monkeypatch):
+    monkeypatch.setattr(identity, "LEAST_ROWS", 4)
+    names = [f"d'{i}" for i in range(8)]
+    store.replace([indexed(name, f"one of {name}\ntwo\n", ENCODER) for name in names[:6]])
+    store.optimize()
+    assert ["doc_id"] in [index.columns for index in store.table.list_indices()]
+    store.replace([indexed(name, f"new {name}\n", ENCODER) for name in names[4:]])
+    assert store.delete([names[0], names[5], names[7], "d'9"]) == 3
+    expected = dict.fromkeys(names[1:4], 2) | {names[4]: 1, names[6]: 1}
+    for _ in range(2):
+        assert {name: state.n_chunks for name, state in store.documents().items()} == expected
+        assert [store.text(name).split()[0] for name in expected] == ["one"] * 3 + ["new"] * 2
+        with pytest.raises(KeyError):
+            store.text(names[0])
+        store.optimize()
+    assert [index.columns for index in store.table.list_indices()].count(["doc_id"]) == 1
 
 
 def test_an_empty_batch_commits_nothing(store):
