@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...embedder.encoder import Encoder
 from ...index.store import Store
@@ -20,7 +21,7 @@ class GeneratorChoice:
     """Who is to write.
 
     Attributes:
-        name: `evidence`, `reader`, an endpoint's address, or a decoder's folder.
+        name: `evidence`, `reader`, an endpoint's address, a decoder's folder, or that of blocks for one, see `rag.xc`.
         model: what an endpoint calls its model.
         draft: folder of a smaller decoder that drafts for a local one.
         device: for a local decoder.
@@ -51,6 +52,12 @@ def build_generator(choice: GeneratorChoice, store: Store, encoder: Encoder) -> 
         if not choice.model:
             raise GeneratorError("an endpoint needs the name of its model: give it with --generator-model")
         return EndpointGenerator(EndpointSettings(name, choice.model, os.environ.get(KEY_VARIABLE, "")))
+    from ..xc.generator import XcGenerator, holds_blocks
+
+    if holds_blocks(Path(name)):
+        if choice.draft:
+            raise GeneratorError("nothing can draft for cross-attention blocks: leave --draft out")
+        return XcGenerator.load(Path(name), device=choice.device)
     from .decoder import DecoderGenerator
 
     return DecoderGenerator.load(name, device=choice.device, draft=choice.draft)

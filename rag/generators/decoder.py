@@ -81,25 +81,12 @@ class DecoderGenerator:
         with self._one, torch.inference_mode():
             cache, shared = self._prefix(task.tenant, ids)
             count = 0
-            for text, count in self._pieces(ids, cache, task.max_tokens):
+            for text, count in text_pieces(self._tokenizer, self._tokens(ids, cache, task.max_tokens)):
                 task.meter.usage = Usage(len(ids), shared, count)
                 yield text
             task.meter.usage = Usage(len(ids), shared, count)
             _shorten(cache, len(ids))
             self._keep(task.tenant, ids, cache)
-
-    def _pieces(self, ids: list[int], cache: DynamicCache, max_tokens: int) -> Iterator[tuple[str, int]]:
-        """New text and the number of tokens so far; characters that are not whole yet are held back."""
-        written: list[int] = []
-        shown = ""
-        for token in self._tokens(ids, cache, max_tokens):
-            written.append(token)
-            text = str(self._tokenizer.decode(written, skip_special_tokens=True))
-            if not text.endswith("\ufffd") and len(text) > len(shown):
-                yield text[len(shown) :], len(written)
-                shown = text
-        rest = str(self._tokenizer.decode(written, skip_special_tokens=True))[len(shown) :]
-        yield rest, len(written)
 
     def _tokens(self, ids: list[int], cache: DynamicCache, max_tokens: int) -> Iterator[int]:
         stop = stop_tokens(self._model)
@@ -167,6 +154,20 @@ class DecoderGenerator:
         self._prefixes.move_to_end(tenant)
         while len(self._prefixes) > _KEPT_TENANTS:
             self._prefixes.popitem(last=False)
+
+
+def text_pieces(tokenizer: PreTrainedTokenizerBase, tokens: Iterator[int]) -> Iterator[tuple[str, int]]:
+    """New text and the number of tokens so far; characters that are not whole yet are held back."""
+    written: list[int] = []
+    shown = ""
+    for token in tokens:
+        written.append(token)
+        text = str(tokenizer.decode(written, skip_special_tokens=True))
+        if not text.endswith("\ufffd") and len(text) > len(shown):
+            yield text[len(shown) :], len(written)
+            shown = text
+    rest = str(tokenizer.decode(written, skip_special_tokens=True))[len(shown) :]
+    yield rest, len(written)
 
 
 def _shorten(cache: DynamicCache, tokens: int) -> None:

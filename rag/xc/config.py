@@ -8,6 +8,8 @@ from typing import Any
 
 from ..errors import GeneratorError
 
+# What stands behind a passage's states, in training and after it.
+ASK, REPEAT = "Question: {}\nAnswer:", "Repeat:"
 _NOT_DONE = ("cross_attn_shared_weights", "cross_attn_shared_projections")
 
 

@@ -21,12 +21,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ...embedder.training.run import Schedule, StepResult, train
 from ..errors import GeneratorError
 from ..reader.data import read_questions
-from .config import XcConfig, rope_theta
+from .config import ASK, REPEAT, XcConfig, rope_theta
 from .decoder import XcDecoder
 from .recipe import XcRecipe
 
 log = logging.getLogger(__name__)
-ASK, REPEAT = "Question: {}\nAnswer:", "Repeat:"
 _IGNORED = -100
 
 
@@ -111,7 +110,8 @@ class XcTrainer:
         groups: list[dict[str, object]] = [{"params": list(blocks.parameters()), "lr": recipe.learning_rate}]
         train(blocks, groups, self.loss, schedule, self.folder)
         self.model.eval()
-        self.model.save(self.folder / "adapter", recipe.model)
+        base = Path(recipe.model)
+        self.model.save(self.folder / "adapter", str(base.resolve()) if base.is_dir() else recipe.model)
         scores = self.dev_losses()
         log.info("development: %s", scores)
         (self.folder / "dev.json").write_text(json.dumps(scores, indent=2) + "\n")
