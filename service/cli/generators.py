@@ -20,7 +20,7 @@ GeneratorName = Annotated[
         envvar="DECANT_GENERATOR",
         metavar="WHO",
         help="Who writes: evidence (quotations), reader (the words of a passage that answer, from cached states), the "
-        "address of an OpenAI-compatible endpoint, or a decoder's folder.",
+        "address of an OpenAI-compatible endpoint, or the folder of a decoder or of its cross-attention blocks.",
     ),
 ]
 GeneratorModel = Annotated[
