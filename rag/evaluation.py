@@ -49,7 +49,7 @@ class QaReport:
     Attributes:
         exact_match, f1: over answerable questions, an abstention counting 0.
         f1_answered: F1 of the answerable questions that were answered.
-        passage_recall: answerable questions whose own passage was among those read.
+        passage_recall: answerable questions with a part of their own passage, or all of it, among those read.
         answer_recall: answerable questions with a passage among those read that holds a right answer.
         citation_precision: citations, of answerable questions, whose text holds a right answer.
         coverage: answerable questions that were answered.
@@ -142,7 +142,7 @@ def _report(asked: Sequence[_Asked]) -> QaReport:
         exact_match=_mean([exact_match(text, a.example.gold) for text, a in zip(texts, right, strict=True)]),
         f1=_mean(overlaps),
         f1_answered=_mean([value for value, a in zip(overlaps, right, strict=True) if a.answer.grounded]),
-        passage_recall=_mean([any(a.example.passage.strip() == r.strip() for r in a.read) for a in right]),
+        passage_recall=_mean([any(r.strip() in a.example.passage for r in a.read) for a in right]),
         answer_recall=_mean([any(holds_answer(text, a.example.gold) for text in a.read) for a in right]),
         citation_precision=_mean(cited),
         coverage=len(answered) / max(1, len(right)),

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from decant.index import Store
+from decant.index.testing import indexed
 from decant.rag import Answerer, AnswerError
 from decant.rag.evaluation import (
     Example,
@@ -81,6 +82,14 @@ def test_answers_are_judged(tmp_path, encoder, rules):
     assert report.citation_precision == 0.5
     assert report.abstention == 1
     assert report.seconds > 0
+
+
+def test_a_part_of_a_passage_that_was_cut_is_found(tmp_path, encoder, rules):
+    question, passage = "Which metal turns green over the years?", "Copper turns green over the years.\nA metal.\n"
+    with Store.open(tmp_path / "s", encoder=encoder, create=True) as store:
+        store.replace([indexed("p", passage, encoder)])
+        examples = [Example(question, text, ("Copper",)) for text in (passage, "Zinc does not.")]
+        assert evaluate_qa(Answerer(store, encoder, rules), examples).passage_recall == 0.5
 
 
 def point(k: int, score: float, mode: str = "hybrid") -> SweepPoint:
