@@ -208,6 +208,12 @@ class Settings(BaseSettings):
         tenants = self.tenants.items()
         return {name: tenant.requests_per_minute for name, tenant in tenants if tenant.requests_per_minute}
 
+    def page(self, http_port: int) -> str:
+        """The address of the web page, for a browser on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        scheme = "http" if self.tls_cert is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{http_port}/"
+
     def shown(self) -> dict[str, Any]:
         """All settings, ready for JSON, the keys' hashes cut short."""
         values = self.model_dump(mode="json")

@@ -45,7 +45,8 @@ def supervise(settings: Settings) -> int:
                 worker.start()
             for worker in crew:
                 worker.wait_until_ready(asked)
-            _log.info("ready", extra={"workers": settings.workers, **ports})
+            page = settings.page(ports["http_port"])
+            _log.info("ready", extra={"workers": settings.workers, **ports, "page": page})
             while not wait([asked, *(worker.sentinel for worker in crew)]).count(asked):
                 for worker in crew:
                     worker.revive()

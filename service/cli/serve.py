@@ -84,7 +84,8 @@ def command(
 
 
 def _announce(server: Server) -> None:
-    log = logging.getLogger(__name__)
-    log.info("ready", extra={"model": server.model.name, "grpc_port": server.grpc_port, "http_port": server.http_port})
+    ports = {"grpc_port": server.grpc_port, "http_port": server.http_port}
+    page = server.settings.page(server.http_port)
+    logging.getLogger(__name__).info("ready", extra={"model": server.model.name, **ports, "page": page})
     if server.settings.store is None:
         say("no store to search: index documents with decant index, or name a store with --store")

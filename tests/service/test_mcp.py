@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -55,3 +57,22 @@ def test_a_passage_is_what_the_document_holds_at_its_range(asked: Any) -> None:
 def test_mistakes_are_told_to_the_assistant(asked: Any, tool: str, arguments: dict[str, Any], word: str) -> None:
     answer = asked(lambda client: client.call_tool(tool, arguments))
     assert answer.is_error and word in answer.content[0].text
+
+
+def test_an_assistant_that_starts_the_command_can_search(tiny_model: Path, tmp_path: Path) -> None:
+    from decant.index import Document, Store
+    from decant.index.batches import index_documents
+
+    encoder = Encoder.load(tiny_model)
+    with Store.open(tmp_path / "store", encoder=encoder, create=True) as made:
+        index_documents(made, encoder, [Document("rivers", "Rivers carry water from the mountains to the sea.")])
+    command = ["-m", "decant.service.cli", "mcp", "--store", str(tmp_path / "store"), "--model", str(tiny_model)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    program = mcp.StdioServerParameters(command=sys.executable, args=command, env=environment, cwd=tmp_path)
+
+    async def talk() -> Any:
+        async with asyncio.timeout(90), mcp.Client(program) as client:
+            return await client.call_tool("search", {"query": "rivers to the sea"})
+
+    [passage] = asyncio.run(talk()).structured_content["passages"]
+    assert passage["doc_id"] == "rivers" and passage["text"].startswith("Rivers carry water")

@@ -80,6 +80,7 @@ def test_sigterm_under_load_loses_no_accepted_request(process: Process) -> None:
     for thread in threads:
         thread.start()
     assert busy.wait(30)
+    assert process.ready["page"] == f"http://127.0.0.1:{process.ready['http_port']}/"
     process.process.send_signal(signal.SIGTERM)
     stopped = process.read("stopped")
     for thread in threads:
@@ -154,6 +155,14 @@ def test_a_setting_that_makes_no_sense_is_named(tmp_path: Path, text: str, word:
     assert "\n" not in str(refused.value)
     with pytest.raises(ConfigError, match="--config"):
         Settings.load(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("host", "page"),
+    [("0.0.0.0", "http://127.0.0.1:80/"), ("::", "http://[::1]:80/"), ("box.example", "http://box.example:80/")],
+)
+def test_the_page_has_an_address_that_a_browser_here_can_open(host: str, page: str) -> None:
+    assert Settings.load(host=host).page(80) == page
 
 
 def test_printed_settings_are_a_file_without_whole_hashes(tmp_path: Path) -> None:
