@@ -54,7 +54,7 @@ def command(
             "device": str(encoder.backbone.device),
             "dtype": _dtype(encoder.backbone.dtype),
         }
-        print_json({**where, **facts, "stages": {k: round(v, 4) for k, v in found.stages.items()}})
+        print_json({**where, **facts, "stages": {k: round(v, 6) for k, v in found.stages.items()}})
         return ExitCode.OK
     _print(found, f"{name_of(model)}, {_dtype(encoder.backbone.dtype)} on {encoder.backbone.device}")
     return ExitCode.OK
@@ -76,7 +76,7 @@ def _facts(found: Measurement) -> dict[str, float | int]:
         "texts": found.texts,
         "tokens": found.tokens,
         "threads": found.threads,
-        "seconds": round(found.seconds, 4),
+        "seconds": round(found.seconds, 6),
         "texts_per_second": round(found.texts / found.seconds, 1),
         "tokens_per_second": round(found.tokens / found.seconds, 1),
         "gflops_per_second": round(found.flops / found.seconds / 1e9, 1),

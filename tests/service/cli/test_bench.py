@@ -17,10 +17,10 @@ def test_counts_and_shares_hang_together(decant) -> None:
     found = done.json
     assert found["texts"] == 3
     assert found["tokens_per_second"] == pytest.approx(found["tokens"] / found["seconds"], rel=0.01)
-    assert found["share_of_ceiling"] == pytest.approx(
-        found["gflops_per_second"] / found["ceiling_gflops_per_second"], abs=0.1
-    )
-    assert sum(found["stages"].values()) == pytest.approx(found["seconds"], rel=0.5)
+    share = found["gflops_per_second"] / found["ceiling_gflops_per_second"]
+    assert found["share_of_ceiling"] == pytest.approx(share, rel=0.05, abs=0.01)
+    # The stages are timed in a round of their own, on whatever else the machine does.
+    assert 0.1 < sum(found["stages"].values()) / found["seconds"] < 10
     assert set(found["stages"]) == {"tokenize", "pack", "backbone", "head"}
 
 
