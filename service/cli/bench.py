@@ -54,7 +54,7 @@ def command(
             "device": str(encoder.backbone.device),
             "dtype": _dtype(encoder.backbone.dtype),
         }
-        print_json({**where, **facts, "stages": {k: round(v, 6) for k, v in found.stages.items()}})
+        print_json({**where, **facts, "stages": {k: _digits(v) for k, v in found.stages.items()}})
         return ExitCode.OK
     _print(found, f"{name_of(model)}, {_dtype(encoder.backbone.dtype)} on {encoder.backbone.device}")
     return ExitCode.OK
@@ -72,17 +72,21 @@ def _dtype(dtype: object) -> str:
 
 
 def _facts(found: Measurement) -> dict[str, float | int]:
-    return {
-        "texts": found.texts,
-        "tokens": found.tokens,
-        "threads": found.threads,
-        "seconds": round(found.seconds, 6),
-        "texts_per_second": round(found.texts / found.seconds, 1),
-        "tokens_per_second": round(found.tokens / found.seconds, 1),
-        "gflops_per_second": round(found.flops / found.seconds / 1e9, 1),
-        "ceiling_gflops_per_second": round(found.ceiling_flops_per_second / 1e9, 1),
-        "share_of_ceiling": round(found.utilisation, 3),
+    rates = {
+        "seconds": found.seconds,
+        "texts_per_second": found.texts / found.seconds,
+        "tokens_per_second": found.tokens / found.seconds,
+        "gflops_per_second": found.flops / found.seconds / 1e9,
+        "ceiling_gflops_per_second": found.ceiling_flops_per_second / 1e9,
+        "share_of_ceiling": found.utilisation,
     }
+    counts = {"texts": found.texts, "tokens": found.tokens, "threads": found.threads}
+    return {**counts, **{name: _digits(rate) for name, rate in rates.items()}}
+
+
+def _digits(value: float) -> float:
+    """Four significant digits: a tiny model's figures are figures too."""
+    return float(f"{value:.4g}")
 
 
 def _print(found: Measurement, title: str) -> None:
