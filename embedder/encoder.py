@@ -16,22 +16,20 @@ from scipy.sparse import csr_array
 from tokenizers import Tokenizer
 
 from . import calibration
-from .adapters import merge_adapter
 from .backbone import Backbone
 from .calibration import Calibration
-from .device import choose_device, choose_dtype
 from .embeddings import Embeddings
 from .errors import InputError, ModelError
-from .examples import ExampleIndex, check_examples, read_examples, tokenize_each
+from .examples import ExampleIndex, check_examples, tokenize_each
 from .fingerprint import fingerprint
-from .formats.folder import ModelFiles, read_folder, resolve, stack_adapters
+from .formats.folder import ModelFiles, resolve
 from .forwards import represent, token_vectors
 from .head import Head
 from .lm_head import LmHead
-from .prompts import apply_rule
+from .loading import load_parts
 from .router import RouterHead
 from .sparse import SparseHead, explain
-from .spec import EncoderSpec, ExampleSpec, Pooling
+from .spec import EncoderSpec, Pooling
 from .tokenization import TextTokenizer, TokenizedTexts, Truncate
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "decant-mini"
@@ -119,39 +117,12 @@ class Encoder:
             ModelError: if the model cannot be loaded whole, or its description cannot be honoured.
             VerificationError: if the loaded model breaks an invariant.
         """
-        path = DEFAULT_MODEL if path_or_name is None else resolve(path_or_name)
-        files = stack_adapters(read_folder(path, alone=not adapters), [resolve(adapter) for adapter in adapters])
-        if rule is not None:
-            files = replace(files, spec=apply_rule(rule, files.spec))
-        if spec is not None:
-            files = replace(files, spec=spec)
-        if examples is not None and files.spec.retrieved_examples is None:
-            files = replace(files, spec=replace(files.spec, retrieved_examples=ExampleSpec()))
-        if files.spec.pooling is Pooling.NONE:
-            files = replace(files, dense=[])
-        if len(files.dense) != len(files.spec.dense):
-            raise ModelError(f"{path} has {len(files.dense)} dense layers, its spec says {len(files.spec.dense)}")
-        place = choose_device(device)
-        kind = None if dtype == "checkpoint" else choose_dtype(dtype, place)
-        tokenizer = TextTokenizer.load(files.tokenizer, files.spec, files.config)
-        backbone = Backbone.load(
-            files.backbone,
-            files.spec.attention,
-            device=place,
-            dtype=kind,
-            config=files.config,
-            renamed=files.renamed,
-        )
-        for adapter in files.adapters:
-            backbone.model = merge_adapter(backbone.model, adapter)
-        backbone.check_vocabulary(tokenizer.vocabulary_size, files.backbone)
-        stored = calibration.load(files.calibration) if files.calibration else {}
-        source = files.examples if examples is None else Path(examples)
-        pairs = read_examples(source) if source and files.spec.retrieved_examples else []
-        encoder = cls(files, path, backbone, tokenizer, stored, pairs)
-        if verify:
-            from .verify import check_loaded
+        from .verify import check_loaded
 
+        path = DEFAULT_MODEL if path_or_name is None else resolve(path_or_name)
+        parts = load_parts(path, device, dtype, spec, rule, adapters, examples)
+        encoder = cls(parts.files, path, parts.backbone, parts.tokenizer, parts.calibrations, parts.examples)
+        if verify:
             check_loaded(encoder)
         return encoder
 
