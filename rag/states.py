@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..embedder.encoder import BATCH_TOKENS_CPU, BATCH_TOKENS_GPU, Encoder
+from ..embedder.encoder import Encoder
 from ..embedder.packing import pack_by_length
 from .errors import AnswerError
 
@@ -68,7 +68,7 @@ def encode_states(encoder: Encoder, texts: Sequence[str], kind: str = "document"
         kept.append((own, offsets[own]))
     out: list[States | None] = [None] * len(texts)
     lengths = [len(ids) for ids in tokenized.ids]
-    budget = BATCH_TOKENS_GPU if encoder.backbone.device.type == "cuda" else BATCH_TOKENS_CPU
+    budget = encoder.batch_tokens
     for batch in pack_by_length(lengths, budget):
         layout = encoder.backbone.layout([lengths[i] for i in batch])
         ids = torch.from_numpy(np.concatenate([tokenized.ids[i] for i in batch])).long().to(encoder.backbone.device)

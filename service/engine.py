@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from ..embedder import Encoder, InputError
-from ..embedder.encoder import BATCH_TOKENS_CPU, BATCH_TOKENS_GPU
 from ..embedder.tokenization import TokenizedTexts, Truncate
 from .errors import ComputeFailed, EmptyInput, NotOffered, UntrustedVector
 from .token_states import token_states
@@ -98,7 +97,7 @@ class EncoderEngine:
     @property
     def batch_tokens(self) -> int:
         """The token budget of one forward that is quickest on this encoder's device."""
-        return BATCH_TOKENS_GPU if self.encoder.backbone.device.type == "cuda" else BATCH_TOKENS_CPU
+        return self.encoder.batch_tokens
 
     def check(self, options: EmbedOptions) -> None:
         """Refuse what no text could be encoded with; raises InputError, NotOffered."""
