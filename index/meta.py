@@ -11,6 +11,8 @@ from .errors import StoreDamaged, StoreMismatch, StoreVersionError
 from .layout import Layout
 
 META_FILE = "store.json"
+META_SCRATCH = META_FILE + ".new"
+"""Where the next description is written before it takes the old one's place; a crash can leave it behind."""
 STORE_FORMAT = "decant-store"
 
 

@@ -14,7 +14,7 @@ from .errors import StoreDamaged, StoreError, StoreNotFound, StoreReadOnly, Stor
 from .layout import layout_of
 from .lexical import create_text_index
 from .lock import WriterLock
-from .meta import StoreMeta, read_meta, write_meta
+from .meta import META_SCRATCH, StoreMeta, read_meta, write_meta
 from .migrations import migrate
 from .schema import SCHEMA_VERSION, TABLE, table_schema
 from .snapshot import lance_errors
@@ -63,7 +63,7 @@ def model_path(encoder: Encoder) -> str:
 
 
 def _create(root: Path, encoder: Encoder) -> StoreMeta:
-    if root.is_dir() and any(entry.name not in (LANCE, LOCK) for entry in root.iterdir()):
+    if root.is_dir() and any(entry.name not in (LANCE, LOCK, META_SCRATCH) for entry in root.iterdir()):
         raise StoreError(f"{root} holds other files and no store: choose an empty or a new folder with --store")
     try:
         root.mkdir(parents=True, exist_ok=True)

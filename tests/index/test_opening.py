@@ -1,6 +1,7 @@
 """Creating, refusing and migrating a store's folder."""
 
 import json
+import os
 import shutil
 import subprocess
 
@@ -85,6 +86,21 @@ def test_an_interrupted_creation_is_begun_again(tmp_path):
         Store.open(tmp_path / "s")
     with Store.open(tmp_path / "s", encoder=ENCODER, create=True) as store:
         assert dict(store.documents()) == {}
+
+
+@pytest.mark.parametrize("step", ["replace", "fsync"])
+def test_a_creation_that_crashed_as_it_wrote_its_description_is_made_again(tmp_path, monkeypatch, step):
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, step, crash)
+        with pytest.raises(KeyboardInterrupt):
+            Store.open(tmp_path / "s", encoder=HashEncoder(), create=True)
+    assert (tmp_path / "s" / "store.json.new").exists()
+    with Store.open(tmp_path / "s", encoder=HashEncoder(), create=True) as made:
+        assert made.documents() == {}
+    assert not (tmp_path / "s" / "store.json.new").exists()
 
 
 @pytest.mark.parametrize("create", [False, True])
