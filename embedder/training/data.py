@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -68,20 +68,27 @@ class TextData:
         return piece if piece.strip() else text[: _CHARS_A_TOKEN * max_tokens]
 
 
-def expand(path: str, where: str, variables: Mapping[str, str]) -> Path:
+def require_variables(paths: Iterable[str], variables: Mapping[str, str]) -> None:
+    """Refuse paths with a `$NAME` that is neither in `variables` nor in the environment, naming all of them at once.
+
+    Raises:
+        DataError: variables are not set.
+    """
+    unset = sorted({name for path in paths for name in _VARIABLE.findall(path)} - {*variables, *os.environ})
+    if len(unset) == 1:
+        raise DataError(f"the recipe needs the environment variable {unset[0]}: set it")
+    if unset:
+        raise DataError(f"the recipe needs the environment variables {' and '.join(unset)}: set them")
+
+
+def expand(path: str, variables: Mapping[str, str]) -> Path:
     """Fills `$NAME` in a path from `variables`, then from the environment.
 
     Raises:
         DataError: a variable is not set.
     """
-
-    def value(match: re.Match[str]) -> str:
-        found = variables.get(match[1], os.environ.get(match[1]))
-        if found is None:
-            raise DataError(f"{where}: {path} needs the environment variable {match[1]}: set it")
-        return found
-
-    return Path(_VARIABLE.sub(value, path)).expanduser()
+    require_variables([path], variables)
+    return Path(_VARIABLE.sub(lambda match: {**os.environ, **variables}[match[1]], path)).expanduser()
 
 
 def read_pair_data(name: str, settings: DataSettings, variables: Mapping[str, str]) -> PairData:
@@ -120,7 +127,7 @@ def _records(name: str, settings: DataSettings, variables: Mapping[str, str]) ->
 
     def all_records() -> Iterator[tuple[str, dict[str, Any]]]:
         for file in settings.files:
-            path = expand(file, f"data.{name}.files", variables)
+            path = expand(file, variables)
             if not path.is_file():
                 raise DataError(f"data.{name}.files: {path} does not exist")
             for number, record in enumerate(read_jsonl(path), 1):

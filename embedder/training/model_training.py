@@ -16,7 +16,7 @@ from ..formats.folder import read_folder, resolve
 from ..head import Head
 from ..spec import SPEC_FORMAT, EncoderSpec
 from ..tokenization import TextTokenizer
-from .data import PairData, TextData, expand, read_pair_data, read_text_data
+from .data import PairData, TextData, expand, read_pair_data, read_text_data, require_variables
 from .mask_token import mask_token_id
 from .objectives.clm import Clm
 from .objectives.context import Context
@@ -72,6 +72,9 @@ def train_model(
         ModelError: the model cannot be loaded.
         TrainingError: the loss is no longer a number.
     """
+    used = {name for settings in recipe.objectives for name in recipe.names_of(settings)}
+    base_path = recipe.decoder.tokenizer if recipe.decoder else recipe.model
+    require_variables([base_path, *(file for name in used for file in recipe.data[name].files)], variables)
     pairs, texts = _read_data(recipe, variables)
     base = _base_folder(recipe, folder, variables)
     encoder = load_for_training(base, recipe, device)
@@ -187,12 +190,10 @@ def _widths(recipe: TrainRecipe, encoder: Encoder) -> Sequence[int]:
 
 def _base_folder(recipe: TrainRecipe, folder: Path, variables: Mapping[str, str]) -> Path:
     if recipe.decoder is None:
-        return resolve(expand(recipe.model, "model", variables))
+        return resolve(expand(recipe.model, variables))
     base = folder / "base"
     if not (base / "config.json").is_file():
-        make_decoder(
-            recipe.decoder, expand(recipe.decoder.tokenizer, "decoder.tokenizer", variables), recipe.seed, base
-        )
+        make_decoder(recipe.decoder, expand(recipe.decoder.tokenizer, variables), recipe.seed, base)
     return base
 
 

@@ -164,7 +164,12 @@ def test_a_decoder_from_scratch_is_made_once_and_mixtures_of_experts_are_balance
         ([SPLADE], {}, r"objectives\[0\].kind: splade needs a sparse head"),
         ([{"kind": "distil", "teacher": "nowhere"}], {}, r"objectives\[0\].teacher: no folder at nowhere"),
         ([MNTP], {"data": {"x": {"kind": "texts", "files": ["$DATA/none.jsonl"]}}}, "none.jsonl does not exist"),
-        ([MNTP], {"data": {"x": {"kind": "texts", "files": ["$DATO/x"]}}}, "needs the environment variable DATO"),
+        ([MNTP], {"data": {"x": {"kind": "texts", "files": ["$DATO/x"]}}}, "needs the environment variable DATO: set"),
+        (
+            [MNTP],
+            {"model": "$BASO", "data": {"x": {"kind": "texts", "files": ["$DATO/x"]}}},
+            "needs the environment variables BASO and DATO: set them",
+        ),
         ([CONTRASTIVE], {"data": {"x": {"files": ["$DATA/empty.jsonl"]}}}, r"empty.jsonl:2: positive is empty"),
         ([CONTRASTIVE], {"data": {"x": {"files": ["$DATA/lacks.jsonl"]}}}, r"lacks.jsonl:1: positive is missing"),
         ([CONTRASTIVE], {"data": {"x": {"files": ["$DATA/pairs.jsonl"], "query_kind": "ask"}}}, "no prompt of kind"),
