@@ -1,7 +1,8 @@
 """Where the prose of a passage stands: front matter, headings and table rows name a text and answer little.
 
 Markdown's blocks are markdown-it-py's; reStructuredText's are told by blank lines and underlines, since docutils keeps
-no places. A passage may begin anywhere, so a table can lack its head.
+no places. What was extracted from HTML or PDF has lost its markup: there a heading is a short line that ends no sentence and
+continues none. A passage may begin anywhere, so a table can lack its head.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ _PROSE = frozenset(("paragraph_open", "fence", "code_block", "html_block"))
 _MARKER = re.compile(r"(?:[ \t]*(?:[-*+]|\d{1,9}[.)]|>)(?=\s))*\s*")
 _PARAGRAPH = re.compile(r"(?:[ \t]*\S[^\n]*(?:\n|\Z))+")
 _UNDERLINE = re.compile(r"([^\w\s])\1{2,}[ \t]*")
+_LINE = re.compile(r"[^\r\n\f]*\S[^\r\n\f]*")
+_CLOSED = tuple(".?!:;,…。！？")
+_HEADING_WORDS = 12
+# Of the longest line: a page's full lines are about equally long, and a heading seldom fills one.
+_HEADING_WIDTH = 0.7
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ def blocks(passage: str, media: str) -> list[Block]:
         return list(_markdown(passage))
     if media == "rst":
         return list(_rst(passage))
+    if media in ("html", "pdf"):
+        return list(_extracted(passage, wrapped=media == "pdf"))
     return [Block(0, len(passage), True)]
 
 
@@ -78,6 +86,33 @@ def _rst(passage: str) -> Iterator[Block]:
         lines = found[0].splitlines()
         heading = len(lines) <= 3 and any(_UNDERLINE.fullmatch(line) for line in lines)
         yield Block(found.start(), found.end(), not (heading or _is_table(found[0], "|+")))
+
+
+def _extracted(passage: str, *, wrapped: bool) -> Iterator[Block]:
+    """Lines, each a block; where a page's edge broke paragraphs, headings and what stands between them."""
+    lines = list(_LINE.finditer(passage))
+    longest = max((len(line[0]) for line in lines), default=0)
+    begin = end = -1
+    before = ""
+    for line in lines:
+        paragraph_ends = not before or before.endswith(_CLOSED) or passage.count("\n", end, line.start()) > 1
+        short = not wrapped or len(line[0]) <= _HEADING_WIDTH * longest
+        heading = _looks_like_heading(line[0].strip()) and short and (paragraph_ends or not wrapped)
+        if begin >= 0 and (heading or not wrapped):
+            yield Block(begin, end, True)
+            begin = -1
+        if heading:
+            yield Block(line.start(), line.end(), False)
+        elif begin < 0:
+            begin = line.start()
+        end, before = line.end(), "" if heading else line[0].rstrip()
+    if begin >= 0:
+        yield Block(begin, end, True)
+
+
+def _looks_like_heading(line: str) -> bool:
+    opens = line[0].isupper() or line[0].isdigit()
+    return opens and not line.endswith(_CLOSED) and len(line.split()) <= _HEADING_WORDS
 
 
 def _is_table(text: str, borders: str) -> bool:

@@ -89,11 +89,29 @@ def test_a_table_without_its_head_is_a_table():
     )
 
 
+def test_headings_of_a_page_that_lost_its_markup():
+    page = "Keeping pages\nA page is kept for ten days. Then it goes.\n- a list's item\nWhat else?\n3 Limits\nNone"
+    prose, rest = parts(page, "html")
+    assert rest == ["Keeping pages", "3 Limits", "None"]
+    assert prose == ["A page is kept for ten days.", "Then it goes.", "- a list's item", "What else?"]
+
+
+def test_headings_between_broken_lines():
+    page = (
+        "last words of a sentence that began on an earlier page\nby John Smith and\nMary Brown.\n\n"
+        "2.1 How long a page is kept\nA page is kept for ten days, counted from\nMonday\n\nThe end of the paper"
+    )
+    prose, rest = parts(page, "pdf")
+    assert rest == ["2.1 How long a page is kept", "The end of the paper"]
+    assert prose[-1] == "A page is kept for ten days, counted from\nMonday"
+    assert len(prose) == 2
+
+
 def test_other_media_have_no_markup():
     assert parts("# not a heading of a text file", "text") == (["# not a heading of a text file"], [])
 
 
-@pytest.mark.parametrize("media", ["markdown", "rst"])
+@pytest.mark.parametrize("media", ["markdown", "rst", "html", "pdf"])
 @given(st.text(alphabet=st.sampled_from("ab. \n\r\t#-|=>*+`1\u2028é😀:[]<"), max_size=80))
 def test_sentences_of_markup_are_verbatim_in_order_and_apart(media, passage):
     position = 0
