@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StoreError, StoreNotFound
-from .meta import fsync_folder
+from .files import fsync_folder
 from .migrations import back_up
-from .opening import LANCE
+from .place import LANCE
 from .roots import ROOTS_FILE
 from .snapshot import lance_errors
 from .store import Store
@@ -36,7 +36,7 @@ class Version:
 
 def versions(store: Store) -> list[Version]:
     """Every version there still is, oldest first; the last one is what the store holds now."""
-    with lance_errors(store.root):
+    with lance_errors(store.place):
         names = {int(tag["version"]): name for name, tag in _tags(store).list().items()}
         listed: list[Any] = store.table.list_versions()
     made = [Version(int(v["version"]), names.get(int(v["version"]), ""), v["timestamp"]) for v in listed]
@@ -54,7 +54,7 @@ def take_snapshot(store: Store, name: str) -> Version:
     with store.writer():
         if any(version.name == name for version in versions(store)):
             raise StoreError(f"there is a snapshot {name!r} already: choose another name, or drop that one first")
-        with lance_errors(store.root):
+        with lance_errors(store.place):
             _tags(store).create(name, store.table.version)
         return next(version for version in versions(store) if version.name == name)
 
@@ -63,7 +63,7 @@ def drop_snapshot(store: Store, name: str) -> None:
     """Forget a snapshot; the next `optimize` frees what only it held. Raises StoreNotFound."""
     with store.writer():
         _number(store, name)
-        with lance_errors(store.root):
+        with lance_errors(store.place):
             _tags(store).delete(name)
 
 
@@ -77,7 +77,7 @@ def restore(store: Store, version: int | str) -> int:
     """
     with store.writer():
         number = _number(store, version)
-        with lance_errors(store.root):
+        with lance_errors(store.place):
             store.table.restore(number)
             return int(store.table.version)
 
@@ -86,8 +86,11 @@ def back_up_to(store: Store, folder: Path) -> None:
     """Copy the store to a folder of its own, on another disk perhaps; nobody writes meanwhile. The copy is a store.
 
     Raises:
-        StoreError: the folder is there already, or cannot be written; nothing half-copied is left.
+        StoreError: the folder is there already, or cannot be written; nothing half-copied is left. Or the store is on
+            object storage.
     """
+    if store.place.remote:
+        raise StoreError(f"{store.place} is on object storage: copy it with the storage's own tools")
     if folder.exists():
         raise StoreError(f"{folder} is there already: choose another folder")
     with store.writer():
@@ -106,7 +109,7 @@ def _number(store: Store, version: int | str) -> int:
         if version in (one.number, one.name or None):
             return one.number
     names = [one.name or str(one.number) for one in known]
-    raise StoreNotFound(f"the store at {store.root} has no version {version!r}; there are: {', '.join(names[-20:])}")
+    raise StoreNotFound(f"the store at {store.place} has no version {version!r}; there are: {', '.join(names[-20:])}")
 
 
 def _tags(store: Store) -> Any:

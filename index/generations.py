@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .meta import fsync_folder, write_atomic
+from .files import fsync_folder, write_atomic
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -13,18 +13,20 @@ from .lexical import unindexed_rows
 from .meta import StoreMeta
 from .modes import available
 from .opening import ACCELERATORS
+from .place import Place
 from .snapshot import Snapshot
 
 
-def describe(root: Path, meta: StoreMeta, snapshot: Snapshot, table: Any) -> dict[str, Any]:
+def describe(place: Place, meta: StoreMeta, snapshot: Snapshot, table: Any) -> dict[str, Any]:
     """Facts about a store, ready for JSON; sizes in bytes.
 
     Args:
-        root: the store's folder.
+        place: where the store is.
         meta: its description.
         snapshot: the version to describe.
         table: a handle on that version or a later one.
     """
+    root = place.folder
     sparse: dict[str, Any] = {}
     if meta.terms:
         sparse["sparse"] = {
@@ -32,7 +34,7 @@ def describe(root: Path, meta: StoreMeta, snapshot: Snapshot, table: Any) -> dic
             **segments.status(root / ACCELERATORS / "sparse", snapshot, meta.fingerprint),
         }
     return {
-        "path": str(root),
+        "path": str(place),
         "schema": meta.schema,
         "model": meta.model,
         "fingerprint": meta.fingerprint,
@@ -44,7 +46,7 @@ def describe(root: Path, meta: StoreMeta, snapshot: Snapshot, table: Any) -> dic
         "version": snapshot.version,
         "documents": snapshot.scan([], "ordinal = 0").num_rows,
         "chunks": len(snapshot),
-        "bytes": folder_bytes(root),
+        "bytes": place_bytes(place),
         "dense": dense_status(root / ACCELERATORS / "dense", snapshot, meta.fingerprint),
         **sparse,
         "lexical": {"scoring": "BM25, English stemming", "not_yet_indexed": unindexed_rows(table)},
@@ -72,10 +74,12 @@ def dense_status(folder: Path, snapshot: Snapshot, fingerprint: str) -> dict[str
     }
 
 
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder; files that vanish meanwhile count nothing."""
+def place_bytes(place: Place) -> int:
+    """Bytes of all files of a store; files that vanish meanwhile count nothing."""
+    if place.remote:
+        return place.size()
     total = 0
-    for path in folder.rglob("*"):
+    for path in place.folder.rglob("*"):
         try:
             total += path.stat().st_size if path.is_file() else 0
         except OSError:

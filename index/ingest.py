@@ -93,11 +93,11 @@ def index_paths(
         raise InputError("nothing to index: name a folder or a file")
     chunker = Chunker(encoder, ChunkSettings(chunk_tokens, overlap, late_chunking))
     with store.writer(), Isolated(parse_seconds) as isolated:
-        known = load_roots(store.root)
+        known = load_roots(store.place)
         parts, roots = assign(paths, known)
         findings = _walk(parts, store.root)
         if roots != known:
-            save_roots(store.root, roots)
+            save_roots(store.place, roots)
         batches = Batches(store, encoder, chunker, batch_chunks=batch_chunks)
         run = _Run(store, batches, findings, progress)
         settings = f"{formats.VERSION} {settings_mark(chunker.settings)}"

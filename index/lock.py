@@ -84,6 +84,9 @@ class WriterLock:
         _held.add(descriptor)
         self._sign(descriptor)
 
+    def check(self) -> None:
+        """Nothing: unlike a lease, a lock that the kernel keeps cannot be lost."""
+
     def release(self) -> None:
         """Give the lock back; does nothing where it is not held."""
         if self._descriptor is None:

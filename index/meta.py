@@ -1,14 +1,13 @@
-"""`store.json`: what a store is, beside its tables; and atomic, durable replacement of small files."""
+"""`store.json`: what a store is, beside its tables."""
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from .errors import StoreDamaged, StoreMismatch, StoreVersionError
 from .layout import Layout
+from .place import Place
 
 META_FILE = "store.json"
 META_SCRATCH = META_FILE + ".new"
@@ -45,64 +44,44 @@ class StoreMeta:
         """What every row holds."""
         return Layout(self.dimension, self.terms, self.router)
 
-    def require_fingerprint(self, fingerprint: str, model: str, root: Path) -> None:
+    def require_fingerprint(self, fingerprint: str, model: str, place: object) -> None:
         """Raise `StoreMismatch` unless the encoder is the one that made the store."""
         if fingerprint != self.fingerprint:
             raise StoreMismatch(
-                f"the store at {root} was made by {_name(self.model, self.fingerprint)}, not by "
+                f"the store at {place} was made by {_name(self.model, self.fingerprint)}, not by "
                 f"{_name(model, fingerprint)}: use that model, or index into another folder with --store"
             )
 
 
-def read_meta(root: Path, *, newest: int) -> StoreMeta | None:
-    """The store's description, or None where the folder holds none.
+def read_meta(place: Place, *, newest: int) -> StoreMeta | None:
+    """The store's description, or None where the place holds none.
 
     Raises:
         StoreDamaged: the file is there and makes no sense.
         StoreVersionError: the schema is newer than `newest`.
     """
-    path = root / META_FILE
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        text = place.read(META_FILE)
+        if text is None:
+            return None
+        raw = json.loads(text)
         if raw.pop("format") != STORE_FORMAT:
             raise ValueError("it describes something else")
         if raw["schema"] <= newest:
             return StoreMeta(**raw)
         schema = int(raw["schema"])
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreDamaged(
-            f"{path} cannot be read ({error}): restore it from a backup, or index into a new folder"
+            f"{place}/{META_FILE} cannot be read ({error}): restore it from a backup, or index into a new folder"
         ) from error
     raise StoreVersionError(
-        f"the store at {root} has schema {schema}, this version of Decant reads up to {newest}: upgrade decant"
+        f"the store at {place} has schema {schema}, this version of Decant reads up to {newest}: upgrade decant"
     )
 
 
-def write_meta(root: Path, meta: StoreMeta) -> None:
+def write_meta(place: Place, meta: StoreMeta) -> None:
     """Write `store.json` so that a crash leaves either the old file or the new one."""
-    write_atomic(root / META_FILE, json.dumps({"format": STORE_FORMAT, **asdict(meta)}, indent=2) + "\n")
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a small text file at once and durably."""
-    scratch = path.with_name(path.name + ".new")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
-    fsync_folder(path.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make created, renamed and removed entries of a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    place.write(META_FILE, json.dumps({"format": STORE_FORMAT, **asdict(meta)}, indent=2) + "\n")
 
 
 def _name(model: str, fingerprint: str) -> str:

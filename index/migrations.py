@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from .errors import StoreVersionError
 from .meta import META_FILE, StoreMeta, write_meta
+from .place import place_of
 from .schema import TABLE, words_of
 
 Migration = Callable[[Path], None]
@@ -78,7 +79,7 @@ def migrate(
     for number in range(meta.schema, target):
         migrations[number](root)
         meta = replace(meta, schema=number + 1)
-        write_meta(root, meta)
+        write_meta(place_of(root), meta)
     return meta
 
 

@@ -1,4 +1,4 @@
-"""Finding, creating and migrating a store's folder, before any handle on it exists."""
+"""Finding, creating and migrating a store, before any handle on it exists."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ import lancedb
 from .encoder import Encoder
 from .errors import StoreDamaged, StoreError, StoreNotFound, StoreReadOnly, StoreVersionError
 from .layout import layout_of
+from .lease import Lease
 from .lexical import create_text_index
 from .lock import WriterLock
 from .meta import META_SCRATCH, StoreMeta, read_meta, write_meta
 from .migrations import migrate
+from .place import LANCE, Place
 from .schema import SCHEMA_VERSION, TABLE, table_schema
 from .snapshot import lance_errors
 
-LANCE = "lance"
 LOCK = "lock"
 ACCELERATORS = "accelerators"
 
 
-def locate(root: Path, encoder: Encoder | None, *, create: bool, read_only: bool) -> StoreMeta:
-    """The description of the store at `root`, created or migrated first where that is asked for.
+def locate(place: Place, encoder: Encoder | None, *, create: bool, read_only: bool) -> StoreMeta:
+    """The description of the store at `place`, created or migrated first where that is asked for.
 
     Raises:
         StoreNotFound, StoreVersionError, StoreDamaged, StoreLocked, StoreReadOnly: see `Store.open`.
     """
-    meta = read_meta(root, newest=SCHEMA_VERSION)
+    meta = read_meta(place, newest=SCHEMA_VERSION)
     if meta is None:
         if not create:
-            raise _not_found(root)
+            raise _not_found(place)
         if encoder is None:
-            raise StoreError(f"a new store at {root} needs the encoder whose vectors it will hold")
-        return _create(root, encoder)
+            raise StoreError(f"a new store at {place} needs the encoder whose vectors it will hold")
+        return _create(place, encoder)
     if meta.schema < SCHEMA_VERSION:
-        if read_only:
+        if read_only or place.remote:
             raise StoreVersionError(
-                f"the store at {root} has the older schema {meta.schema}: run decant index on it once to migrate it"
+                f"the store at {place} has the older schema {meta.schema}: run decant index on it once to migrate it"
             )
-        return _migrate(root)
-    if not (root / LANCE / f"{TABLE}.lance").is_dir():
-        raise StoreDamaged(f"the store at {root} has lost its tables: restore a backup, or index into a new folder")
+        return _migrate(place)
+    if not place.remote and not (place.folder / LANCE / f"{TABLE}.lance").is_dir():
+        raise StoreDamaged(f"the store at {place} has lost its tables: restore a backup, or index into a new folder")
     return meta
 
 
@@ -62,29 +63,41 @@ def model_path(encoder: Encoder) -> str:
     return str(Path(path).resolve())
 
 
-def _create(root: Path, encoder: Encoder) -> StoreMeta:
+def lock_of(place: Place) -> WriterLock | Lease:
+    """The one-writer lock of a place, not taken yet."""
+    return Lease(place, LOCK) if place.remote else WriterLock(place.folder / LOCK)
+
+
+def _create(place: Place, encoder: Encoder) -> StoreMeta:
+    if not place.remote:
+        _make_folder(place.folder)
+    lock = lock_of(place)
+    lock.acquire()
+    try:
+        # Another process may have created it between the look and the lock.
+        meta = read_meta(place, newest=SCHEMA_VERSION)
+        if meta is None:
+            meta = _fresh_meta(encoder)
+            with lance_errors(place):
+                # Tables without store.json are those of a creation that was killed: nothing was ever put in.
+                if not place.remote:
+                    shutil.rmtree(place.folder / LANCE, ignore_errors=True)
+                database = lancedb.connect(place.tables)
+                table = database.create_table(TABLE, schema=table_schema(meta.layout), mode="overwrite")
+                create_text_index(table)
+            write_meta(place, meta)
+        return meta
+    finally:
+        lock.release()
+
+
+def _make_folder(root: Path) -> None:
     if root.is_dir() and any(entry.name not in (LANCE, LOCK, META_SCRATCH) for entry in root.iterdir()):
         raise StoreError(f"{root} holds other files and no store: choose an empty or a new folder with --store")
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreReadOnly(f"cannot create a store at {root}: {error.strerror}; choose another folder") from error
-    lock = WriterLock(root / LOCK)
-    lock.acquire()
-    try:
-        # Another process may have created it between the look and the lock.
-        meta = read_meta(root, newest=SCHEMA_VERSION)
-        if meta is None:
-            meta = _fresh_meta(encoder)
-            with lance_errors(root):
-                # Tables without store.json are those of a creation that was killed: nothing was ever put in.
-                shutil.rmtree(root / LANCE, ignore_errors=True)
-                table = lancedb.connect(root / LANCE).create_table(TABLE, schema=table_schema(meta.layout))
-                create_text_index(table)
-                write_meta(root, meta)
-        return meta
-    finally:
-        lock.release()
 
 
 def _fresh_meta(encoder: Encoder) -> StoreMeta:
@@ -102,18 +115,18 @@ def _fresh_meta(encoder: Encoder) -> StoreMeta:
     )
 
 
-def _migrate(root: Path) -> StoreMeta:
-    lock = WriterLock(root / LOCK)
+def _migrate(place: Place) -> StoreMeta:
+    lock = lock_of(place)
     lock.acquire()
     try:
-        meta = read_meta(root, newest=SCHEMA_VERSION)
+        meta = read_meta(place, newest=SCHEMA_VERSION)
         assert meta is not None, "store.json was there before the lock and is never removed"
-        return migrate(root, meta, target=SCHEMA_VERSION, tables=LANCE)
+        return migrate(place.folder, meta, target=SCHEMA_VERSION, tables=LANCE)
     finally:
         lock.release()
 
 
-def _not_found(root: Path) -> StoreNotFound:
-    if root.exists() and not root.is_dir():
-        return StoreNotFound(f"{root} is a file, not a store: name the folder given to decant index --store")
-    return StoreNotFound(f"there is no store at {root}: make one with decant index PATH --store {root}")
+def _not_found(place: Place) -> StoreNotFound:
+    if not place.remote and place.folder.exists() and not place.folder.is_dir():
+        return StoreNotFound(f"{place} is a file, not a store: name the folder given to decant index --store")
+    return StoreNotFound(f"there is no store at {place}: make one with decant index PATH --store {place}")

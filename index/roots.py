@@ -1,7 +1,7 @@
 """The folders a store has been filled from, so that a file keeps its id however its path is spelled.
 
 A document's id is `<root name>/<path below the root>`; the names are kept in the store's folder, each with the path of
-its folder relative to the store, so that store and documents may move together.
+its folder relative to the store, so that store and documents may move together (from a bucket, the whole path).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from ..embedder.errors import InputError
 from .errors import StoreDamaged
-from .meta import write_atomic
+from .place import Place
 from .walk import is_text
 
 ROOTS_FILE = "roots.json"
@@ -36,28 +36,28 @@ class Part:
     leave_out: frozenset[Path] = frozenset()
 
 
-def load_roots(store_folder: Path) -> dict[str, Path]:
+def load_roots(place: Place) -> dict[str, Path]:
     """Return the absolute folder of each root name.
 
     Raises:
         StoreDamaged: the file is there and makes no sense.
     """
-    file = store_folder / ROOTS_FILE
     try:
-        raw: Any = json.loads(file.read_text(encoding="utf-8"))
-        base = store_folder.resolve()
+        text = place.read(ROOTS_FILE)
+        raw: Any = {"roots": {}} if text is None else json.loads(text)
+        base = place.folder.resolve()
         return {str(name): Path(os.path.normpath(base / str(folder))) for name, folder in raw["roots"].items()}
-    except FileNotFoundError:
-        return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StoreDamaged(f"{file} cannot be read ({error}): restore it, or index into a new folder") from error
+        raise StoreDamaged(
+            f"{place}/{ROOTS_FILE} cannot be read ({error}): restore it, or index into a new folder"
+        ) from error
 
 
-def save_roots(store_folder: Path, roots: Mapping[str, Path]) -> None:
-    """Write the root names durably, in place of those written before."""
-    base = store_folder.resolve()
-    relative = {name: os.path.relpath(folder, base) for name, folder in roots.items()}
-    write_atomic(store_folder / ROOTS_FILE, json.dumps({"format": 1, "roots": relative}, indent=2) + "\n")
+def save_roots(place: Place, roots: Mapping[str, Path]) -> None:
+    """Write the root names durably, in place of those written before; from a bucket nothing is relative."""
+    base = place.folder.resolve()
+    named = {name: str(folder) if place.remote else os.path.relpath(folder, base) for name, folder in roots.items()}
+    place.write(ROOTS_FILE, json.dumps({"format": 1, "roots": named}, indent=2) + "\n")
 
 
 def assign(paths: Iterable[Path], known: Mapping[str, Path]) -> tuple[list[Part], dict[str, Path]]:

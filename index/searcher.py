@@ -73,7 +73,7 @@ class Searcher:
         self, store: Store, encoder: Encoder, *, fusion: Fusion | None = None, router_weight: float = 1.0
     ) -> None:
         """Raises `StoreMismatch` if the encoder is not the store's."""
-        store.meta.require_fingerprint(encoder.fingerprint, model_name(encoder), store.root)
+        store.meta.require_fingerprint(encoder.fingerprint, model_name(encoder), store.place)
         self.store = store
         self.fusion = fusion or DEFAULT_FUSION
         self.router_weight = router_weight

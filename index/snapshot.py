@@ -10,7 +10,6 @@ import json
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -42,7 +41,7 @@ class Snapshot:
         keys: (N,) int64, see `schema.table_schema`.
     """
 
-    def __init__(self, table: Table, version: int, root: Path, layout: Layout) -> None:
+    def __init__(self, table: Table, version: int, root: object, layout: Layout) -> None:
         """Pin `table`, a handle of its own, to `version`."""
         self._table = table
         self._root = root
@@ -210,7 +209,7 @@ def metadata_of(row: dict[str, Any]) -> Metadata:
 
 
 @contextmanager
-def lance_errors(root: Path) -> Generator[None]:
+def lance_errors(root: object) -> Generator[None]:
     """Turn Lance's multi-line errors into one line that says what to do.
 
     Raises:

@@ -26,9 +26,9 @@ from .encoder import Encoder
 from .errors import BatchError, StoreDamaged, StoreReadOnly
 from .identity import keep_identity_index
 from .info import dense_status, describe
-from .lock import WriterLock
 from .meta import StoreMeta
-from .opening import ACCELERATORS, LANCE, LOCK, locate, model_name
+from .opening import ACCELERATORS, locate, lock_of, model_name
+from .place import Place, place_of
 from .schema import TABLE, DocumentState, IndexedDocument, rows_of
 from .snapshot import Snapshot, chunk_of, lance_errors, metadata_of
 
@@ -48,25 +48,27 @@ REBUILD_FRACTION = 0.1
 
 
 class Store:
-    """A folder of indexed documents. Open it with `Store.open`, never with the constructor.
+    """A folder, or a prefix of a bucket, with indexed documents. Open it with `Store.open`, never with the constructor.
 
     Attributes:
-        root: the folder.
+        place: where it is.
+        root: the folder on this machine: the store itself, or of a bucket's store, copies that can be made again.
         meta: model fingerprint, dimension, schema version.
         table: LanceDB's, for the modules of this folder.
     """
 
-    def __init__(self, root: Path, meta: StoreMeta, *, read_only: bool) -> None:
-        self.root = root
+    def __init__(self, place: Place, meta: StoreMeta, *, read_only: bool) -> None:
+        self.place = place
+        self.root = place.folder
         self.meta = meta
         self._read_only = read_only
-        self._lock = WriterLock(root / LOCK)
+        self._lock = lock_of(place)
         self._guard = threading.RLock()
         self._depth = 0
         self._commits = 0
         self._one_write = threading.RLock()
-        with lance_errors(root):
-            self._database = lancedb.connect(root / LANCE, read_consistency_interval=timedelta(0))
+        with lance_errors(place):
+            self._database = lancedb.connect(place.tables, read_consistency_interval=timedelta(0))
             self.table: Table = self._database.open_table(TABLE)
         self._snapshot: Snapshot | None = None
 
@@ -82,7 +84,7 @@ class Store:
         """Open a store, or create it.
 
         Args:
-            path: the store's folder.
+            path: the store's folder, or `s3://bucket/prefix`.
             encoder: whose vectors the store holds or will hold; required to create one.
             create: whether to create the store if there is none.
             read_only: refuse every write, and open an older schema's store only if it needs no migration.
@@ -94,11 +96,11 @@ class Store:
             StoreDamaged: its files cannot be read.
             StoreLocked: it must be created or migrated and another process is writing.
         """
-        root = Path(path)
-        meta = locate(root, encoder, create=create and not read_only, read_only=read_only)
+        place = place_of(path)
+        meta = locate(place, encoder, create=create and not read_only, read_only=read_only)
         if encoder is not None:
-            meta.require_fingerprint(encoder.fingerprint, model_name(encoder), root)
-        return cls(root, meta, read_only=read_only)
+            meta.require_fingerprint(encoder.fingerprint, model_name(encoder), place)
+        return cls(place, meta, read_only=read_only)
 
     def __enter__(self) -> Self:
         return self
@@ -118,9 +120,9 @@ class Store:
             version = self._version()
             while self._snapshot is None or self._snapshot.version != version:
                 try:
-                    with lance_errors(self.root):
+                    with lance_errors(self.place):
                         self._snapshot = Snapshot(
-                            self._database.open_table(TABLE), version, self.root, self.meta.layout
+                            self._database.open_table(TABLE), version, self.place, self.meta.layout
                         )
                 except StoreDamaged:
                     newest = self._version()
@@ -175,8 +177,8 @@ class Store:
 
     def info(self) -> dict[str, Any]:
         """Facts for `decant info`: size, model, how each mode searches and why; checks accelerator checksums."""
-        with lance_errors(self.root):
-            return self.read(lambda now: describe(self.root, self.meta, now, self.table))
+        with lance_errors(self.place):
+            return self.read(lambda now: describe(self.place, self.meta, now, self.table))
 
     def digest(self) -> str:
         """A hash of the content; equal for equal content, whatever the files look like."""
@@ -203,7 +205,7 @@ class Store:
             StoreReadOnly: the store was opened read-only or its folder cannot be written.
         """
         if self._read_only:
-            raise StoreReadOnly(f"the store at {self.root} was opened for reading only")
+            raise StoreReadOnly(f"the store at {self.place} was opened for reading only")
         with self._guard:
             if self._depth == 0:
                 self._lock.acquire()
@@ -230,7 +232,7 @@ class Store:
             return
         with self._writing():
             known = self._present([entry.document.doc_id for entry in batch])
-            with lance_errors(self.root):
+            with lance_errors(self.place):
                 if known:
                     merge = self.table.merge_insert("chunk_id").when_matched_update_all()
                     merge = merge.when_not_matched_insert_all().when_not_matched_by_source_delete(_any_of(known))
@@ -245,7 +247,7 @@ class Store:
         with self._writing():
             known = self._present(wanted)
             if known:
-                with lance_errors(self.root):
+                with lance_errors(self.place):
                     self.table.delete(_any_of(known))
                     self._count_commit()
             return len(known)
@@ -255,9 +257,10 @@ class Store:
 
         A reader in the middle of a query on a deleted version starts that query again on the newest.
         """
-        with self._writing(), lance_errors(self.root):
-            # Unverified files are those of commits that never finished; the lock says none is under way.
-            self._tidy(max(keep, timedelta(milliseconds=1)), delete_unverified=True)
+        with self._writing(), lance_errors(self.place):
+            # Unverified files are those of commits that never finished; the lock says none is under way. A lease says
+            # so less surely, so in a bucket they are left to Lance, which takes them away after a week.
+            self._tidy(max(keep, timedelta(milliseconds=1)), delete_unverified=not self.place.remote)
             generations.sweep(self.dense_folder)
             generations.sweep(self.sparse_folder)
 
@@ -286,7 +289,7 @@ class Store:
             current = dense_status(self.dense_folder, snapshot, self.meta.fingerprint)
             if kind == "auto" and current["search"] == chosen and _fresh(current):
                 return f"{chosen}: kept, it covers {current['covered']:,} of {len(snapshot):,} chunks"
-            with lance_errors(self.root):
+            with lance_errors(self.place):
                 accelerator.build(self.dense_folder, snapshot, self.meta.fingerprint, chosen)
             return f"{chosen}: {reason}"
 
@@ -304,6 +307,7 @@ class Store:
         """Use the lock that is held, or hold it for one call; threads that share this handle take turns."""
         with self._one_write:
             if self._lock.held:
+                self._lock.check()
                 yield
             else:
                 with self.writer():
@@ -324,7 +328,7 @@ class Store:
         self.table.optimize(cleanup_older_than=keep, delete_unverified=delete_unverified)
 
     def _refresh_indexes(self) -> None:
-        with lance_errors(self.root):
+        with lance_errors(self.place):
             unindexed = lexical.unindexed_rows(self.table)
             if not unindexed:
                 return
@@ -334,7 +338,7 @@ class Store:
                 self._tidy(KEEP_VERSIONS)
 
     def _version(self) -> int:
-        with lance_errors(self.root):
+        with lance_errors(self.place):
             return self.table.version
 
     def _present(self, doc_ids: Sequence[str]) -> list[str]:
@@ -342,7 +346,7 @@ class Store:
         found: list[str] = []
         for start in range(0, len(doc_ids), DELETE_IDS):
             where = f"ordinal = 0 AND {_any_of(doc_ids[start : start + DELETE_IDS])}"
-            with lance_errors(self.root):
+            with lance_errors(self.place):
                 rows = self.table.search().where(where).select(["doc_id"]).limit(None).to_arrow()
             found += rows["doc_id"].to_pylist()
         return found

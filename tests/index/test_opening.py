@@ -20,6 +20,7 @@ from decant.index.errors import (
 )
 from decant.index.meta import StoreMeta, read_meta, write_meta
 from decant.index.migrations import BACKUPS, migrate
+from decant.index.place import place_of
 from decant.index.testing import HashEncoder, indexed
 
 ENCODER = HashEncoder()
@@ -157,12 +158,12 @@ def test_an_older_schema_is_migrated_step_by_step_with_a_backup(tmp_path):
     root = tmp_path / "s"
     digest = make(root)
     meta = StoreMeta(0, ENCODER.fingerprint, 16)
-    write_meta(root, meta)
+    write_meta(place_of(root), meta)
     steps = []
     migrations = {0: lambda path: steps.append(0), 1: lambda path: steps.append(1)}
     assert migrate(root, meta, target=2, tables="lance", migrations=migrations).schema == 2
     assert steps == [0, 1]
-    assert read_meta(root, newest=2).schema == 2
+    assert read_meta(place_of(root), newest=2).schema == 2
     backup = root / BACKUPS / "schema-0"
     with pytest.raises(StoreVersionError):
         Store.open(backup)  # still schema 0: no migration leads on from there here
@@ -175,7 +176,7 @@ def test_a_migration_that_was_cut_short_runs_again(tmp_path):
     root = tmp_path / "s"
     make(root)
     meta = StoreMeta(0, ENCODER.fingerprint, 16)
-    write_meta(root, meta)
+    write_meta(place_of(root), meta)
 
     def dies(path):
         _first(path)
@@ -183,9 +184,9 @@ def test_a_migration_that_was_cut_short_runs_again(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         migrate(root, meta, target=1, tables="lance", migrations={0: dies})
-    assert read_meta(root, newest=1).schema == 0
-    migrate(root, read_meta(root, newest=1), target=1, tables="lance", migrations={0: _first})
-    assert read_meta(root, newest=1).schema == 1
+    assert read_meta(place_of(root), newest=1).schema == 0
+    migrate(root, read_meta(place_of(root), newest=1), target=1, tables="lance", migrations={0: _first})
+    assert read_meta(place_of(root), newest=1).schema == 1
 
 
 def test_a_schema_without_a_way_forward_is_refused_unchanged(tmp_path):

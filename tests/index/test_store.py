@@ -8,7 +8,8 @@ import pytest
 
 from decant.index import Chunk, Document, Store, identity
 from decant.index.errors import BatchError, StoreReadOnly
-from decant.index.info import folder_bytes
+from decant.index.info import place_bytes
+from decant.index.place import place_of
 from decant.index.testing import HashEncoder, indexed
 
 ENCODER = HashEncoder()
@@ -286,7 +287,7 @@ def test_a_thousand_small_upserts_leave_less_than_twice_one_bulk_load(tmp_path):
             for start in range(0, 1000, size):
                 store.replace(documents[start : start + size])
             store.optimize()
-        sizes[name] = folder_bytes(tmp_path / name)
+        sizes[name] = place_bytes(place_of(tmp_path / name))
         digest = Store.open(tmp_path / name, read_only=True).digest()
         assert sizes.setdefault("digest", digest) == digest
     assert sizes["small"] < 2 * sizes["bulk"]
