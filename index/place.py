@@ -15,6 +15,7 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,8 @@ from .files import write_atomic
 LANCE = "lance"
 # A Path folds the two slashes of an address into one; both spellings name the bucket.
 _ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9]+):/{1,2}(?P<bucket>[^/]+)/?(?P<prefix>.*)")
+# A person waits: what does not come back within seconds is told.
+_RETRY = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
@@ -132,7 +135,7 @@ def place_of(path: str | Path) -> Place:
     prefix = found["prefix"].strip("/")
     name = "/".join(filter(None, ("s3:/", found["bucket"], prefix)))
     endpoint = next((os.environ[key] for key in _ENDPOINTS if os.environ.get(key)), "")
-    options: dict[str, Any] = {"client_options": {"allow_http": endpoint.startswith("http://")}}
+    options: dict[str, Any] = {"client_options": {"allow_http": endpoint.startswith("http://")}, "retry_config": _RETRY}
     if endpoint:
         options["endpoint"] = endpoint
     with storage_errors(name):
@@ -155,13 +158,15 @@ def storage_errors(name: str) -> Generator[None]:
     """
     try:
         yield
-    except (FileNotFoundError, StoreError):
+    except StoreError:
         raise
     except Exception as error:
         # obstore's classes derive from Exception; anything else that it raises is no less a failure of the storage.
         text = " ".join(str(error).split())
         if "NoSuchBucket" in text:
             raise StoreNotFound(f"there is no bucket for {name}: make it first, or check the address") from error
+        if isinstance(error, FileNotFoundError):
+            raise
         raise StoreError(
             f"{name} cannot be reached or does not allow this ({text[:160]}): check AWS_ENDPOINT_URL, AWS_REGION and "
             "the keys"
