@@ -17,8 +17,8 @@ from .citing import Citer
 from .conversation import condense
 from .errors import AnswerError
 from .evidence import Evidence, find_evidence
-from .generation import NO_ANSWER, Generator, Source, Task
-from .grounding import UNSUPPORTED_MARK, read_claims, supporting
+from .generation import NO_ANSWER, Excerpt, Generator, Source, Task
+from .grounding import UNSUPPORTED_MARK, Claim, around, read_claims, supporting
 
 AS_QUOTED = "evidence"
 # A passage's further sentences are evidence where they score this share of the strongest of all.
@@ -204,14 +204,15 @@ class Answerer:
                 said_no = said_no or _is_no_answer(claim.text)
                 if not claim.text or said_no:
                     continue
-                cited = [citer.cite(quote) for quote in supporting(claim, sentences, self.rules.support)]
+                cited = [citer.cite(quote) for quote in self._supporting(claim, sentences)]
                 marks = "".join(f" [{number}]" for number in cited if number is not None)
                 if not cited or None in cited:
                     dropped.append(claim.text)
                     if self.rules.unsupported == "drop":
                         continue
                     marks = f" {UNSUPPORTED_MARK}"
-                parts.append(f"{claim.before if parts else ''}{claim.text}{marks}")
+                before = claim.before if isinstance(claim, Claim) else " "
+                parts.append(f"{before if parts else ''}{claim.text}{marks}")
                 yield parts[-1]
         if said_no and not parts:
             yield from self._abstain(task, generator.name, tuple(dropped))
@@ -221,6 +222,11 @@ class Answerer:
             yield from self._quote(task, found, note=note, dropped=tuple(dropped))
         else:
             yield self._answer(task, "".join(parts), citer.citations, generator.name, "", tuple(dropped))
+
+    def _supporting(self, claim: Claim | Excerpt, sentences: Sequence[tuple[int, Evidence]]) -> list[Evidence]:
+        if isinstance(claim, Excerpt):
+            return around(claim, sentences)
+        return supporting(claim, sentences, self.rules.support)
 
     def _answer(
         self,
@@ -262,7 +268,7 @@ def _is_no_answer(text: str) -> bool:
 
 
 @contextmanager
-def _closed(pieces: Iterator[str]) -> Yields[Iterator[str]]:
+def _closed(pieces: Iterator[str | Excerpt]) -> Yields[Iterator[str | Excerpt]]:
     """Close a stream that may be left early, so that its connection or model is free at once."""
     try:
         yield pieces

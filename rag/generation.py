@@ -36,6 +36,24 @@ class Source:
         return self.hit.chunk.text
 
 
+@dataclass(frozen=True)
+class Excerpt:
+    """A part of an answer that was copied, by its place in a source's text: it is cited there, nothing is looked for.
+
+    Attributes:
+        start_char, end_char: in `source.text`.
+    """
+
+    source: Source
+    start_char: int
+    end_char: int
+
+    @property
+    def text(self) -> str:
+        """The words, on one line."""
+        return " ".join(self.source.text[self.start_char : self.end_char].split())
+
+
 class Meter:
     """Collects what a generator read and wrote, while it writes; one for each task."""
 
@@ -78,8 +96,8 @@ class Generator(Protocol):
         """What to call it in answers and logs."""
         ...
 
-    def generate(self, task: Task) -> Iterator[str]:
-        """Yield the answer in pieces of any size; closing the iterator early frees all it holds.
+    def generate(self, task: Task) -> Iterator[str | Excerpt]:
+        """Yield the answer in pieces of any size, or excerpts; closing the iterator early frees all it holds.
 
         Raises:
             GeneratorError: it cannot write, or not go on; one line that says what to do.

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .evidence import Evidence, content_words
+from .generation import Excerpt
 from .sentences import split_sentences
 
 UNSUPPORTED_MARK = "[not in the documents]"
@@ -38,10 +39,15 @@ class Claim:
     before: str
 
 
-def read_claims(pieces: Iterator[str]) -> Iterator[Claim]:
-    """Cut a stream of text into sentences, each yielded as soon as the next one begins."""
+def read_claims(pieces: Iterator[str | Excerpt]) -> Iterator[Claim | Excerpt]:
+    """Cut a stream of text into sentences, each yielded as soon as the next one begins; excerpts stay as they are."""
     text, done = "", 0
     for piece in pieces:
+        if isinstance(piece, Excerpt):
+            yield from _claims(text[done:])[0]
+            yield piece
+            text, done = "", 0
+            continue
         text += piece
         claims, ends = _claims(text[done:])
         if len(claims) > 1 and not _PARTIAL.fullmatch(claims[-1].text):
@@ -72,6 +78,14 @@ def _claims(text: str) -> tuple[list[Claim], list[int]]:
 def _after_markers(text: str, start: int) -> int:
     found = _LEADING.match(text[start:])
     return start + (found.end() if found else 0)
+
+
+def around(excerpt: Excerpt, sentences: Sequence[tuple[int, Evidence]]) -> list[Evidence]:
+    """The sentences of (source number, sentence) that an excerpt is part of, in the order of the text."""
+    own = [evidence for number, evidence in sentences if number == excerpt.source.number]
+    inside = (e.sentence for e in own)
+    kept = [excerpt.start_char < s.end_char and excerpt.end_char > s.start_char for s in inside]
+    return sorted((e for e, keep in zip(own, kept, strict=True) if keep), key=lambda e: e.start_char)
 
 
 def supporting(claim: Claim, sentences: Sequence[tuple[int, Evidence]], share: float) -> list[Evidence]:

@@ -1,7 +1,9 @@
 """Where the prose of a passage stands: front matter, headings and table rows name a text and answer little.
 
 Markdown's blocks are markdown-it-py's; reStructuredText's are told by blank lines and underlines, since docutils keeps
-no places. What was extracted from HTML or PDF has lost its markup: there a heading is a short line that ends no sentence and
+no places.
+
+What was extracted from HTML or PDF has lost its markup: there a heading is a short line that ends no sentence and
 continues none. A passage may begin anywhere, so a table can lack its head.
 """
 

@@ -57,10 +57,6 @@ def run_rag_recipe(recipe: RagRecipe, data: Path, folder: Path, device: str | No
         XcTrainer(data, folder, recipe).run()
         return
     from ..embedder.encoder import Encoder
-    from .reader.adapter import Calibration, TrainedReader, weights_digest
     from .reader.training import Trainer
 
-    encoder = Encoder.load(recipe.model or None, device=device)
-    trainer = Trainer(encoder, data, folder, recipe)
-    trainer.run()
-    TrainedReader(trainer.reader, Calibration(), weights_digest(encoder)).save(folder / "adapter")
+    Trainer(Encoder.load(recipe.model or None, device=device), data, folder, recipe).run()

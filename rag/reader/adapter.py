@@ -6,31 +6,18 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ...embedder.encoder import Encoder
 from ..errors import GeneratorError
+from .confidence import Calibration
 from .model import ReaderConfig, SpanReader
 
 SHIPPED = Path(__file__).parent.parent / "models" / "decant-mini-reader"
 _DESCRIPTION, _WEIGHTS = "reader.json", "model.safetensors"
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """When a span is an answer; chosen on training articles that were held out, never on a test set.
-
-    Attributes:
-        evidence_weight: what a standard deviation of a passage's evidence adds to a span's log-odds.
-        threshold: a total below this is no answer.
-        sure: a total below this is not confident: the documents are quoted instead.
-    """
-
-    evidence_weight: float = 0.0
-    threshold: float = 0.0
-    sure: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +41,7 @@ class TrainedReader:
         }
         save_file(state, folder / _WEIGHTS)
         facts = {
-            "format": 1,
+            "format": 2,
             "encoder_weights": self.weights,
             "config": asdict(self.reader.config),
             "calibration": asdict(self.calibration),
@@ -73,9 +60,7 @@ class TrainedReader:
             reader = SpanReader(ReaderConfig(**facts["config"]))
             state = load_file(folder / _WEIGHTS)
             reader.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
-            found = cls(
-                reader.eval().requires_grad_(False), Calibration(**facts["calibration"]), facts["encoder_weights"]
-            )
+            found = cls(reader.eval().requires_grad_(False), _calibration(facts), facts["encoder_weights"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise GeneratorError(f"{folder} holds no reader ({reason}): train one, see docs/rag.md") from error
@@ -86,6 +71,11 @@ class TrainedReader:
             )
         found.reader.to(encoder.backbone.device)
         return found
+
+
+def _calibration(facts: dict[str, Any]) -> Calibration:
+    values = facts["calibration"]
+    return Calibration(tuple(values["weights"]), values["threshold"], values["sure"])
 
 
 def weights_digest(encoder: Encoder) -> str:

@@ -51,10 +51,8 @@ def pad(passages: Sequence[States], questions: Sequence[States], passage_of: Seq
 
 def read(reader: SpanReader, pairs: Pairs) -> tuple[Tensor, Tensor]:
     """Logits (B, T + 1) of first and last tokens, see `SpanReader.forward`."""
-    features = reader.passage_features(pairs.hidden, pairs.mask)
-    rows = pairs.passage_of
-    passage = (features[rows], pairs.hidden[rows], pairs.ids[rows], pairs.mask[rows])
-    return reader(*passage, pairs.asked_hidden, pairs.asked, pairs.known)
+    passage = reader.passage(pairs.hidden, pairs.ids, pairs.mask).of(pairs.passage_of)
+    return reader(passage, pairs.asked_hidden, pairs.asked, pairs.known)
 
 
 def _padded(texts: Sequence[States]) -> tuple[Tensor, Tensor, Tensor]:

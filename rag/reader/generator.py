@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ...embedder.encoder import Encoder
 from ..answer import Usage
 from ..context_cache import ContextCache
-from ..generation import NO_ANSWER, Source, Task
-from ..states import encode_states
+from ..generation import NO_ANSWER, Excerpt, Source, Task
+from ..states import States, encode_states
 from .adapter import SHIPPED, TrainedReader
 from .batch import pad, read
-from .decode import best_spans
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """The best span of one source.
-
-    Attributes:
-        text: verbatim.
-        score: log-odds against no answer, with what the passage's evidence adds.
-    """
-
-    source: Source
-    text: str
-    score: float
+from .confidence import Candidate
+from .decode import Span, best_spans
 
 
 class ReaderGenerator:
@@ -50,15 +37,16 @@ class ReaderGenerator:
         """What to call it."""
         return "reader"
 
-    def generate(self, task: Task) -> Iterator[str]:
-        """Yield the best span with its source's number, nothing where it is not sure, or `NO_ANSWER`."""
+    def generate(self, task: Task) -> Iterator[str | Excerpt]:
+        """Yield the span that is most likely right, nothing where it is not sure, or `NO_ANSWER`."""
         calibration = self._trained.calibration
         candidates = self.candidates(task)
-        best = max(candidates, key=lambda c: c.score, default=None)
-        if best is None or best.score < calibration.threshold:
+        chances = calibration.probabilities(candidates) if candidates else np.zeros(1)
+        if not candidates or chances.max() < calibration.threshold:
             yield NO_ANSWER
-        elif best.score >= calibration.sure:
-            yield f"{best.text} [{best.source.number}]"
+        elif chances.max() >= calibration.sure:
+            best = candidates[int(chances.argmax())]
+            yield Excerpt(best.source, best.start_char, best.end_char)
 
     @torch.inference_mode()
     def candidates(self, task: Task) -> list[Candidate]:
@@ -73,13 +61,18 @@ class ReaderGenerator:
         pairs = pad([own for _, own in readable], [asked] * count, list(range(count)))
         pairs = pairs.to(self._encoder.backbone.device)
         spans = best_spans(*read(self._trained.reader, pairs))
-        weight = self._trained.calibration.evidence_weight
-        found: list[Candidate] = []
-        for (source, own), span in zip(readable, spans, strict=True):
-            text = source.text[own.offsets[span.first, 0] : own.offsets[span.last, 1]].strip()
-            evidence = max(quote.score for quote in source.quotes)
-            found.append(Candidate(source, _trimmed(text), span.score + weight * evidence))
-        return found
+        return [_candidate(source, own, span) for (source, own), span in zip(readable, spans, strict=True)]
+
+
+def _candidate(source: Source, states: States, span: Span) -> Candidate:
+    start, end = int(states.offsets[span.first, 0]), int(states.offsets[span.last, 1])
+    raw = source.text[start:end]
+    start += len(raw) - len(raw.lstrip())
+    end = start + len(_trimmed(raw.strip()))
+    place = source.hit.chunk.start_char
+    inside = [q.score for q in source.quotes if q.start_char < place + end and q.end_char > place + start]
+    # Quotes are the sentences that come near the strongest; any other is weaker than the weakest of them.
+    return Candidate(source, start, end, span, max(inside, default=min(q.score for q in source.quotes) - 1))
 
 
 def _trimmed(text: str) -> str:

@@ -16,8 +16,10 @@ class ReaderRecipe:
         dev_articles: articles held out for development.
         paragraphs: paragraphs trained on; 0 for all.
         unanswerable: questions of other paragraphs for each own question of a paragraph.
+        cut: own questions asked of the paragraph without the sentence that answers, for each.
         max_tokens: longest paragraph trained on.
         batch_tokens: passage tokens of a step, each question counting its passage.
+        calibration_questions: held-out questions that give the thresholds; 0 leaves it uncalibrated.
     """
 
     step: ClassVar[str] = "reader"
@@ -26,7 +28,8 @@ class ReaderRecipe:
     questions: str = "pairs/squad-train.jsonl.gz"
     dev_articles: int = 22
     paragraphs: int = 0
-    unanswerable: float = 0.2
+    unanswerable: float = 0.25
+    cut: float = 0.1
     width: int = 128
     layers: int = 2
     dropout: float = 0.2
@@ -36,3 +39,4 @@ class ReaderRecipe:
     learning_rate: float = 2e-3
     warmup_steps: int = 200
     checkpoint_steps: int = 100
+    calibration_questions: int = 800

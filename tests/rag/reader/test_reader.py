@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +18,17 @@ from decant.index import Store
 from decant.index.testing import indexed
 from decant.rag import NO_ANSWER, Answerer, AnswerError, AnswerRules, GeneratorError
 from decant.rag.context_cache import ContextCache
-from decant.rag.reader.adapter import Calibration, TrainedReader, weights_digest
+from decant.rag.reader.adapter import TrainedReader, weights_digest
 from decant.rag.reader.batch import pad, read
-from decant.rag.reader.data import read_questions, token_span
+from decant.rag.reader.batches import Asked, Batches, nearest_strangers
+from decant.rag.reader.confidence import Calibration
+from decant.rag.reader.data import StateFile, read_questions, token_span
 from decant.rag.reader.decode import best_spans
 from decant.rag.reader.generator import ReaderGenerator
 from decant.rag.reader.model import ReaderConfig, SpanReader
 from decant.rag.reader.recipe import ReaderRecipe
-from decant.rag.reader.training import Batches, Trainer, folded_ids
+from decant.rag.reader.training import Trainer
+from decant.rag.reader.traits import token_traits
 from decant.rag.states import States
 
 CONFIG = ReaderConfig(hidden=12, vocabulary=50, width=16)
@@ -33,6 +37,11 @@ CONFIG = ReaderConfig(hidden=12, vocabulary=50, width=16)
 @pytest.fixture(scope="module")
 def encoder(tiny_model: Path) -> Encoder:
     return Encoder.load(tiny_model, dtype="float32", spec=EncoderSpec(max_tokens=64), verify=False)
+
+
+@pytest.fixture(scope="module")
+def mini() -> Encoder:
+    return Encoder.load(verify=False)
 
 
 @pytest.fixture
@@ -89,7 +98,7 @@ def test_token_spans():
 
 
 def test_tokens_are_folded_by_case_and_space(encoder):
-    folded = folded_ids(encoder)
+    folded, _ = token_traits(encoder)
     assert torch.equal(folded[folded.long()], folded)
     upper, lower = (encoder.tokenizer.encode(t, add_special_tokens=False).ids[0] for t in ("Z", "z"))
     assert folded[upper] == folded[lower]
@@ -118,7 +127,7 @@ def data(tmp_path: Path) -> Path:
 
 RECIPE = ReaderRecipe(
     questions="pairs/qa.jsonl.gz", dev_articles=1, width=32, layers=1, dropout=0.0, batch_tokens=900, steps=25,
-    warmup_steps=3, checkpoint_steps=10, learning_rate=5e-3,
+    warmup_steps=3, checkpoint_steps=10, learning_rate=5e-3, calibration_questions=0,
 )  # fmt: skip
 
 
@@ -145,18 +154,33 @@ def test_training_lowers_the_loss_and_goes_on_where_it_stopped(encoder, data, tm
         assert torch.equal(value, again.reader.state_dict()[name]), name
 
 
-def test_articles_are_held_out_whole_and_wrong_passages_are_of_the_same_article(data):
+def test_articles_are_held_out_whole_and_wrong_passages_are_near_ones_of_the_same_article(encoder, data, tmp_path):
     questions = read_questions(data / "pairs" / "qa.jsonl.gz", dev_articles=2)
     held_out = set(questions.articles[questions.passage_of[questions.dev]])
     assert held_out.isdisjoint(questions.articles[questions.passage_of[~questions.dev]])
+    asked = StateFile.write(tmp_path / "q", encoder, questions.texts, "query")
+    passages = StateFile.write(tmp_path / "p", encoder, questions.passages, "document")
+    strangers = nearest_strangers(questions, asked, passages, token_traits(encoder)[0])
     lengths = np.full(len(questions.passages), 20)
-    batches = Batches(questions, lengths, replace(RECIPE, unanswerable=1.0))
-    triples = [triple for step in range(20) for triple in batches[step]]
-    assert {own for *_, own in triples} == {True, False}
-    for question, passage, own in triples:
-        assert not questions.dev[question]
-        assert (questions.passage_of[question] == passage) == own
-        assert questions.articles[questions.passage_of[question]] == questions.articles[passage]
+    batches = Batches(questions, lengths, strangers, replace(RECIPE, unanswerable=1.0, cut=0.5))
+    chosen = [asked for step in range(40) for asked in batches[step]]
+    assert {(a.answers, a.cut) for a in chosen} == {(True, False), (False, False), (False, True)}
+    for a in chosen:
+        assert not questions.dev[a.question]
+        assert (questions.passage_of[a.question] == a.passage) == (a.answers or a.cut)
+        assert questions.articles[questions.passage_of[a.question]] == questions.articles[a.passage]
+
+
+def test_a_passage_without_the_sentence_that_answers(mini, data, tmp_path):
+    trainer = Trainer(mini, data, tmp_path / "r", RECIPE)
+    for question in range(10):
+        passage = int(trainer.questions.passage_of[question])
+        states, none = trainer.reading(Asked(question, passage, answers=False, cut=True))
+        text = trainer.questions.passages[passage]
+        left = "".join(text[start:end] for start, end in states.offsets.tolist())
+        assert none is None
+        assert trainer.questions.answers[question] not in left
+        assert left.count(".") == 2
 
 
 def test_a_file_without_questions_is_refused(tmp_path):
@@ -167,12 +191,13 @@ def test_a_file_without_questions_is_refused(tmp_path):
         read_questions(path, dev_articles=1)
 
 
-def test_saved_and_loaded_it_reads_the_same_and_only_its_own_encoder(encoder, tmp_path, tiny_model):
+def test_saved_and_loaded_it_reads_the_same_and_only_its_own_encoder(encoder, tmp_path):
     config = ReaderConfig(encoder.backbone.hidden_size, encoder.text_tokenizer.vocabulary_size, width=16)
     torch.manual_seed(0)
     trained = TrainedReader(
-        SpanReader(config).half().float().eval(), Calibration(0.5, 1.0, 2.0), weights_digest(encoder)
-    )
+        SpanReader(config).half().float().eval(), Calibration(tuple(map(float, range(7))), 0.5, 0.75),
+        weights_digest(encoder),
+    )  # fmt: skip
     trained.save(tmp_path / "r")
     again = TrainedReader.load(tmp_path / "r", encoder)
     assert again.calibration == trained.calibration
@@ -186,21 +211,24 @@ def test_saved_and_loaded_it_reads_the_same_and_only_its_own_encoder(encoder, tm
 
 
 @pytest.mark.parametrize(
-    ("threshold", "sure", "generator"), [(-1e9, -1e9, "reader"), (-1e9, 1e9, "evidence"), (1e9, 1e9, "reader")]
+    ("threshold", "sure", "generator"), [(0.0, 0.0, "reader"), (0.0, 2.0, "evidence"), (2.0, 2.0, "reader")]
 )
 def test_in_an_answerer_it_cites_what_it_points_at(encoder, tmp_path, threshold, sure, generator):
     config = ReaderConfig(encoder.backbone.hidden_size, encoder.text_tokenizer.vocabulary_size, width=16)
-    trained = TrainedReader(SpanReader(config).eval(), Calibration(0.1, threshold, sure), "")
+    trained = TrainedReader(SpanReader(config).eval(), Calibration(threshold=threshold, sure=sure), "")
     with Store.open(tmp_path / "s", encoder=encoder, create=True) as store:
-        store.replace([indexed(f"d{i}", f"Copper number {i} turns green.\n", encoder) for i in range(4)])
+        texts = [f"Copper number {i} turns green. Iron number {i} rusts.\n" for i in range(4)]
+        store.replace([indexed(f"d{i}", text, encoder) for i, text in enumerate(texts)])
         writer = ReaderGenerator(encoder, trained, ContextCache.of(store, encoder))
         answerer = Answerer(store, encoder, AnswerRules(threshold=-9, floor=-9), generator=writer)
         answer = answerer.ask("What turns green?")
         again = answerer.ask("What turns green?")
-    assert answer.generator in (generator, "evidence")
+    assert answer.generator == generator
     assert again.text == answer.text
     assert again.usage.cached_tokens > answer.usage.cached_tokens == 0
-    if threshold > 0:
-        assert answer.text == NO_ANSWER
+    assert (answer.text == NO_ANSWER) == (threshold > 1)
+    if answer.generator == "reader" and answer.grounded:
+        said = re.sub(r"( \[\d+\])+$", "", answer.text)
+        assert said in " ".join(citation.text for citation in answer.citations)
     for citation in answer.citations:
-        assert citation.text == f"Copper number {citation.doc_id[1:]} turns green."
+        assert citation.text in texts[int(citation.doc_id[1:])]
