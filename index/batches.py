@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -16,6 +17,7 @@ from .chunking import Chunker, ChunkSettings
 from .documents import Chunk, Document
 from .encoder import Encoder
 from .late import LateEncoder, encode_late, late_encoder
+from .meta import StoreMeta
 from .schema import IndexedDocument
 from .store import Store
 
@@ -24,6 +26,19 @@ BATCH_CHUNKS = 256
 BATCH_CHARS = 4 << 20
 # Encoded at a stretch: enough for a packer to sort by length, few enough for a progress bar to move.
 ENCODE_CHUNKS = 128
+
+
+class Sink(Protocol):
+    """What takes whole batches: a `Store`, or a worker's rows that are committed later."""
+
+    @property
+    def meta(self) -> StoreMeta:
+        """The store's description."""
+        ...
+
+    def replace(self, batch: Sequence[IndexedDocument]) -> None:
+        """Take whole documents."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +52,7 @@ class Batches:
     """Collects documents until a batch is full, then encodes and commits it; call `flush` at the end.
 
     Args:
-        store: open for writing.
+        store: open for writing, or what else keeps the batches.
         encoder: the store's.
         chunker: made for this encoder.
         batch_chunks: chunks to a batch; a longer document is a batch of its own, never cut in two.
@@ -50,7 +65,7 @@ class Batches:
 
     def __init__(
         self,
-        store: Store,
+        store: Sink,
         encoder: Encoder,
         chunker: Chunker,
         *,

@@ -7,6 +7,7 @@ StoreError
 ├── StoreVersionError made by a newer Decant, or by an older one that must be migrated first
 ├── StoreDamaged      a file of the store cannot be read
 └── StoreReadOnly     the folder or the handle does not allow writing
+ClusterError          workers that cannot be started or kept alive
 BatchError            documents handed to the store that it must not keep
 FilterError           a filter that cannot be understood
 QueryError            a query or a number of results that makes no sense
@@ -43,6 +44,10 @@ class StoreDamaged(StoreError):
 
 class StoreReadOnly(StoreError):
     """Writing was asked of a store that can only be read."""
+
+
+class ClusterError(DecantError):
+    """Ray is not there, or its workers die; nothing of the run is visible, and the same run goes on where it ended."""
 
 
 class BatchError(DecantError):

@@ -64,7 +64,7 @@ def parse_filter(source: str) -> Filter:
 
 def metadata_sql(field: str) -> str:
     """SQL for a metadata field's value as text, NULL where a document has none."""
-    return f"json_get_string(metadata, {_quote(field)})"
+    return f"json_get_string(metadata, {quoted(field)})"
 
 
 class _Parser:
@@ -174,7 +174,7 @@ class _Parser:
             raise FilterError(f"filter: {field} is text; write '{literal.value}' in single quotes")
         if literal.kind == "number":
             return f"TRY_CAST({self._text(field)} AS DOUBLE)", f"CAST('{literal.value}' AS DOUBLE)"
-        return self._text(field), _quote(literal.value)
+        return self._text(field), quoted(literal.value)
 
     def _text(self, field: str) -> str:
         return metadata_sql(field.removeprefix("metadata.")) if field.startswith("metadata.") else field
@@ -212,5 +212,6 @@ def _tokenize(source: str) -> list[_Token]:
     return [*tokens, _Token("end", "", end)]
 
 
-def _quote(text: str) -> str:
+def quoted(text: str) -> str:
+    """Text as SQL's literal."""
     return "'" + text.replace("'", "''") + "'"

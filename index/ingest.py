@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,21 +89,61 @@ def index_paths(
         InputError: a path that is not there, or settings that make no sense; nothing is changed.
         StoreLocked: another process is writing.
     """
-    if not paths:
-        raise InputError("nothing to index: name a folder or a file")
     chunker = Chunker(encoder, ChunkSettings(chunk_tokens, overlap, late_chunking))
     with store.writer(), Isolated(parse_seconds) as isolated:
-        known = load_roots(store.place)
-        parts, roots = assign(paths, known)
-        findings = _walk(parts, store.root)
-        if roots != known:
-            save_roots(store.place, roots)
+        parts, findings = walked(store, paths)
         batches = Batches(store, encoder, chunker, batch_chunks=batch_chunks)
         run = _Run(store, batches, findings, progress)
-        settings = f"{formats.VERSION} {settings_mark(chunker.settings)}"
+        settings = source_settings(chunker.settings)
         for file in findings.files:
             run.add(file, sources_of(file, settings, isolated))
         return run.finish(parts)
+
+
+def walked(store: Store, paths: Sequence[Path]) -> tuple[list[Part], Findings]:
+    """What `paths` cover and what lies there; the roots are kept, so the writer's lock must be held.
+
+    Raises:
+        InputError: no path, or one where nothing is.
+    """
+    if not paths:
+        raise InputError("nothing to index: name a folder or a file")
+    known = load_roots(store.place)
+    parts, roots = assign(paths, known)
+    findings = _walk(parts, store.root)
+    if roots != known:
+        save_roots(store.place, roots)
+    return parts, findings
+
+
+def source_settings(settings: ChunkSettings) -> str:
+    """What every document's hash holds besides its bytes."""
+    return f"{formats.VERSION} {settings_mark(settings)}"
+
+
+def tidied(store: Store) -> None:
+    """Bring a store that was changed in order: compaction, indexes, accelerators."""
+    store.optimize()
+    store.build_accelerator()
+    store.seal_sparse()
+
+
+def vanished(known: Iterable[str], seen: Container[str], failed: Set[str], parts: Sequence[Part]) -> list[str]:
+    """Those of the `known` documents of the parts covered that the walk has not `seen`; failures stay what they were.
+
+    Args:
+        known: ids in the store.
+        seen: ids met.
+        failed: ids, or beginnings of ids, of what could not be read.
+        parts: what was walked.
+    """
+    covered = {part.doc_id for part in parts}
+    unmet = (doc_id for doc_id in known if doc_id not in seen)
+    return [
+        doc_id
+        for doc_id in unmet
+        if not covered.isdisjoint(prefixes := set(_prefixes(doc_id))) and failed.isdisjoint(prefixes)
+    ]
 
 
 def _walk(parts: Sequence[Part], store_folder: Path) -> Findings:
@@ -151,13 +191,11 @@ class _Run:
     def finish(self, parts: Sequence[Part]) -> IndexReport:
         """Store the last batch, remove what has vanished from `parts`, and tidy a store that was changed."""
         self._batches.flush()
-        vanished = self._vanished({part.doc_id for part in parts})
-        if vanished:
-            self._count["removed"] = self._store.delete(vanished)
+        gone = vanished(self._known, self._seen, self._failed_ids, parts)
+        if gone:
+            self._count["removed"] = self._store.delete(gone)
         if self._count["added"] or self._count["changed"] or self._count["removed"]:
-            self._store.optimize()
-            self._store.build_accelerator()
-            self._store.seal_sparse()
+            tidied(self._store)
         return IndexReport(
             added=self._count["added"],
             changed=self._count["changed"],
@@ -185,15 +223,6 @@ class _Run:
     def _fail(self, file: FoundFile, failure: Failure) -> None:
         self._failed.append(failure)
         self._failed_ids.add(file.doc_id)
-
-    def _vanished(self, covered: set[str]) -> list[str]:
-        """Return what the store has of the parts covered and the walk has not met, failures excepted."""
-        unmet = (doc_id for doc_id in self._known if doc_id not in self._seen)
-        return [
-            doc_id
-            for doc_id in unmet
-            if not covered.isdisjoint(prefixes := set(_prefixes(doc_id))) and self._failed_ids.isdisjoint(prefixes)
-        ]
 
     def _count_stored(self, doc_ids: list[str]) -> None:
         self._bytes_stored = self._bytes_read

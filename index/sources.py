@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +35,31 @@ class Source:
     read: Callable[[], Document]
 
 
-def sources_of(file: FoundFile, settings: str, isolated: Isolated) -> Iterator[Source | Failure]:
+@dataclass(frozen=True)
+class Stretch:
+    """Some lines of a `.jsonl`: bytes from `begin` up to `end`, the first line being number `first`."""
+
+    begin: int = 0
+    end: int = sys.maxsize
+    first: int = 1
+
+
+WHOLE = Stretch()
+
+
+def sources_of(
+    file: FoundFile, settings: str, isolated: Isolated, stretch: Stretch = WHOLE
+) -> Iterator[Source | Failure]:
     """Yield the document of a file, or one for each record of a `.jsonl`, or why there is none.
 
     Args:
         file: what to open.
         settings: everything else that decides what is stored; part of every hash.
         isolated: parses formats that need a process of their own.
+        stretch: which lines of a `.jsonl` to read.
     """
     if file.format == JSONL:
-        yield from _record_sources(file, settings)
+        yield from _record_sources(file, settings, stretch)
         return
     try:
         content = _content(file)
@@ -58,13 +74,24 @@ def sources_of(file: FoundFile, settings: str, isolated: Isolated) -> Iterator[S
     yield Source(file.doc_id, _digest(content, settings, file.format.media), read)
 
 
-def _record_sources(file: FoundFile, settings: str) -> Iterator[Source | Failure]:
+def _record_sources(file: FoundFile, settings: str, stretch: Stretch) -> Iterator[Source | Failure]:
     try:
         with _open(file.path) as lines:
-            for found in read_records(lines):
+            for found in read_records(_lines(lines, stretch), first=stretch.first):
                 yield _record_source(file, found, settings)
     except OSError as error:
         yield Failure(str(file.path), _reason(error))
+
+
+def _lines(file: io.BufferedReader, stretch: Stretch) -> Iterator[bytes]:
+    if stretch.begin:
+        file.seek(stretch.begin)
+    place = stretch.begin
+    for line in file:
+        if place >= stretch.end:
+            return
+        place += len(line)
+        yield line
 
 
 def _record_source(file: FoundFile, found: Record | BadRecord, settings: str) -> Source | Failure:

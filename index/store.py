@@ -24,6 +24,7 @@ from .content import content_digest
 from .documents import Chunk, Document
 from .encoder import Encoder
 from .errors import BatchError, StoreDamaged, StoreReadOnly
+from .filters import quoted
 from .identity import keep_identity_index
 from .info import dense_status, describe
 from .meta import StoreMeta
@@ -53,14 +54,13 @@ class Store:
     Attributes:
         place: where it is.
         root: the folder on this machine: the store itself, or of a bucket's store, copies that can be made again.
-        meta: model fingerprint, dimension, schema version.
         table: LanceDB's, for the modules of this folder.
     """
 
     def __init__(self, place: Place, meta: StoreMeta, *, read_only: bool) -> None:
         self.place = place
         self.root = place.folder
-        self.meta = meta
+        self._meta = meta
         self._read_only = read_only
         self._lock = lock_of(place)
         self._guard = threading.RLock()
@@ -111,6 +111,11 @@ class Store:
     def close(self) -> None:
         """Let go of the writer's lock, if held; files need no closing."""
         self._lock.release()
+
+    @property
+    def meta(self) -> StoreMeta:
+        """What the store is."""
+        return self._meta
 
     # Reading
 
@@ -364,4 +369,4 @@ def _fresh(status: Mapping[str, Any]) -> bool:
 
 
 def _any_of(doc_ids: Sequence[str]) -> str:
-    return "doc_id IN ({})".format(", ".join("'" + doc_id.replace("'", "''") + "'" for doc_id in doc_ids))
+    return f"doc_id IN ({', '.join(map(quoted, doc_ids))})"

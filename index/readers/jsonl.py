@@ -39,10 +39,13 @@ class BadRecord:
     reason: str
 
 
-def read_records(lines: Iterable[bytes]) -> Iterator[Record | BadRecord]:
-    """Yield what each line of a file holds, blank lines left out; a repeated key is bad, its first use stays."""
+def read_records(lines: Iterable[bytes], *, first: int = 1) -> Iterator[Record | BadRecord]:
+    """Yield what each line of a file holds, blank lines left out; a repeated key is bad, its first use stays.
+
+    `first` is the number of the first line given.
+    """
     first_use: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=first):
         content = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
         if not content:
             continue

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +16,7 @@ from .exit_codes import ExitCode
 from .loading import load_encoder, name_of
 from .options import DEFAULT_STORE, Debug, Device, Dtype, DtypeOption, Json, Model, Store
 from .output import print_json, results, say, table
-from .problem import require_paths
+from .problem import Problem, require_paths
 from .progress import progress_bar
 from .store_model import model_of
 
@@ -34,6 +36,13 @@ class StateFormat(StrEnum):
     INT8 = "int8"
 
 
+class Engine(StrEnum):
+    """What does the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 def command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Folders and files to index.")],
     store: Store = DEFAULT_STORE,
@@ -50,6 +59,17 @@ def command(
             help="Also keep each passage's hidden states in this format, so that answering reads none of them again.",
         ),
     ] = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            "--engine",
+            help="local: this process. ray: many workers, here or on the cluster that RAY_ADDRESS names; one commit at "
+            "the end, nothing visible before.",
+        ),
+    ] = Engine.LOCAL,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Of --engine ray. Default: one for each processor or GPU.")
+    ] = None,
     device: Device = None,
     dtype: DtypeOption = None,
     as_json: Json = False,
@@ -62,9 +82,10 @@ def command(
     run goes on from there. A file that cannot be read is reported and the others are indexed all the same.
     """
     require_paths(paths)
-    report, seconds = _index(
-        paths, store, model, chunk_tokens, overlap, cache_context, device, dtype, late=late_chunking, debug=debug
-    )
+    if workers is not None and engine is Engine.LOCAL:
+        raise Problem("--workers goes with --engine ray: one process does the local engine's work")
+    options = _Options(engine, workers, chunk_tokens, overlap, late_chunking, cache_context)
+    report, seconds = _index(paths, store, model, options, device, dtype, debug=debug)
     if as_json:
         print_json({"store": str(store), "seconds": round(seconds, 3), **_as_json(report)})
     else:
@@ -72,22 +93,31 @@ def command(
     return ExitCode.PARTIAL if report.failed else ExitCode.OK
 
 
+@dataclass(frozen=True)
+class _Options:
+    """How to index."""
+
+    engine: Engine
+    workers: int | None
+    chunk_tokens: int
+    overlap: int
+    late: bool
+    cache_context: StateFormat | None
+
+
 def _index(
     paths: list[Path],
     folder: Path,
     model: str | None,
-    chunk_tokens: int,
-    overlap: int,
-    cache_context: StateFormat | None,
+    options: _Options,
     device: str | None,
     dtype: Dtype | None,
     *,
-    late: bool,
     debug: bool,
 ) -> tuple[IndexReport, float]:
     model = model_of(folder, model)
     encoder = load_encoder(model, device, dtype, debug=debug)
-    from ...index.ingest import index_paths
+    run = _engine(options, model, device, dtype)
     from ...index.store import Store as IndexStore
 
     began = time.monotonic()
@@ -99,20 +129,39 @@ def _index(
         def progress(now: IndexProgress) -> None:
             advance(now.bytes_done, now.bytes_total, f"{now.chunks} passages  {Path(now.path).name}")
 
-        report = index_paths(
+        report = run(
             store,
             encoder,
             paths,
-            chunk_tokens=chunk_tokens,
-            overlap=overlap,
-            late_chunking=late,
+            chunk_tokens=options.chunk_tokens,
+            overlap=options.overlap,
+            late_chunking=options.late,
             progress=progress,
         )
-        if cache_context is not None:
+        if options.cache_context is not None:
             from ...rag.context_cache import cache_context as cache
 
-            cache(store, encoder, dtype=cache_context.value)
+            cache(store, encoder, dtype=options.cache_context.value)
     return report, time.monotonic() - began
+
+
+def _engine(
+    options: _Options, model: str | None, device: str | None, dtype: Dtype | None
+) -> Callable[..., IndexReport]:
+    from ...index.ingest import index_paths
+
+    if options.engine is Engine.LOCAL:
+        return index_paths
+    from ...embedder import Encoder
+    from ...index.cluster.engine import index_on_cluster, require_libraries
+
+    require_libraries()
+    return partial(
+        index_on_cluster,
+        load=partial(Encoder.load, model, device=device, dtype=dtype),
+        workers=options.workers,
+        gpus_per_worker=1 if (device or "").startswith("cuda") else 0,
+    )
 
 
 def _as_json(report: IndexReport) -> dict[str, object]:
