@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from ..kernels.attention import ATTENTION_NAME, PackedLayout, register
+from ..kernels.rows import alike_rows, rounds_by_rows
 from .errors import ModelError, UnsupportedModelError
 from .families import (
     BIDIRECTIONAL_COPIES,
@@ -57,6 +58,7 @@ class Backbone:
             _narrow_windows(model)
         self._first_position = first_position(self.config)
         self._long_from = _longrope_limit(self.config)
+        self._widths = _elementwise_widths(self.config)
 
     @classmethod
     def load(
@@ -174,6 +176,19 @@ class Backbone:
             return self._by_runs(input_ids, layout)
         if self._long_from and layout.max_seqlen > self._long_from >= min(length for *_, length in layout.runs):
             return self._short_and_long(input_ids, layout, self._long_from)
+        if rounds_by_rows(self.dtype, self.device):
+            return self._filled(input_ids, layout)
+        return self._packed(input_ids, layout)
+
+    def _filled(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
+        """Compute as many rows as it takes for each to be what it is in any other batch, to the last bit."""
+        total = layout.total_tokens
+        rows = alike_rows(total, self._widths)
+        if rows == total:
+            return self._packed(input_ids, layout)
+        return self._packed(functional.pad(input_ids, (0, rows - total)), layout.filled(rows))[:total]
+
+    def _packed(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
         positions = layout.position_ids() + self._first_position
         output = self.model(input_ids=input_ids[None], position_ids=positions[None], use_cache=False, packed=layout)
         return output.last_hidden_state[0]
@@ -247,6 +262,14 @@ def first_position(config: PretrainedConfig) -> int:
         return 0
     padding = config.pad_token_id
     return (padding if isinstance(padding, int) else 1) + 1
+
+
+def _elementwise_widths(config: PretrainedConfig) -> tuple[int, ...]:
+    """Columns of what functions are applied to element by element: the MLP's inner layer, and rotary angles."""
+    hidden, heads = int(config.hidden_size), getattr(config, "num_attention_heads", None)
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
+    head = getattr(config, "head_dim", None) or (hidden // heads if isinstance(heads, int) else None)
+    return inner if isinstance(inner, int) else 4 * hidden, head if isinstance(head, int) else hidden
 
 
 def _longrope_limit(config: PretrainedConfig) -> int | None:

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ..kernels.attention import PackedLayout
 from ..kernels.pooling import PoolMode, pool
+from ..kernels.rows import computed_alike
 from .calibration import Calibration
 from .errors import InputError, ModelError
 from .latent import LatentAttention
@@ -155,7 +156,7 @@ class Head(nn.Module):
             return self.pool(hidden, layout, keep, width, normalize=unit)
         vectors = self.pool(hidden, layout, keep)
         for linear, activation in zip(self.linears, self.activations, strict=True):
-            vectors = activation(linear(vectors))
+            vectors = activation(computed_alike(linear, vectors))
         if self.calibration:
             vectors = self.calibration.apply(vectors)
         vectors = vectors[:, :width]

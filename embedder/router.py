@@ -97,7 +97,9 @@ class RouterHead:
         Returns:
             (batch, R) float32.
         """
-        layers = [functional.softmax(torch.cat(parts).float(), dim=-1) for parts in heard]
+        # The backbone may have computed more rows than there are tokens; they are the last.
+        logits = [torch.cat(parts)[: layout.total_tokens].float() for parts in heard]
+        layers = [functional.softmax(part, dim=-1) for part in logits]
         if self._spec.pooling is Pooling.MEAN:
             vectors = torch.cat([pool_mean(layer, layout, keep) for layer in layers], dim=-1)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
@@ -72,6 +72,13 @@ class PackedLayout:
         """Tables for kernels, made at the first use and shared by all layers."""
         lengths = [length for _, count, length in self.runs for _ in range(count)]
         return Ragged(lengths, lengths, self.cu_seqlens.device)
+
+    def filled(self, rows: int) -> PackedLayout:
+        """Return the layout of `rows` tokens in which those that are missing are one more sequence, the last."""
+        missing = rows - self.total_tokens
+        ends = torch.cat([self.cu_seqlens, self.cu_seqlens.new_tensor([rows])])
+        runs = (*self.runs, (self.total_tokens, 1, missing))
+        return replace(self, cu_seqlens=ends, max_seqlen=max(self.max_seqlen, missing), runs=runs)
 
     def lengths(self) -> Tensor:
         """Length of each sequence, (batch,) int64."""

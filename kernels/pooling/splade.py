@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from ..attention.layout import PackedLayout
 from ..dispatch import Implementation, choose
+from ..rows import computed_alike
 
 # Tokens whose logits exist at once: with 128k terms they take 64 MiB in float32.
 TILE_TOKENS = 128
@@ -112,6 +113,10 @@ def max_logits_twin(
     hidden: Tensor, layout: PackedLayout, keep: Tensor | None, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """`max_logits` in plain PyTorch, tile by tile."""
+
+    def product(rows: Tensor) -> Tensor:
+        return functional.linear(rows, weight, bias)
+
     parts: list[Tensor] = []
     for start, count, length in layout.runs:
         for first in range(0, count, step := max(1, TILE_TOKENS // length)):
@@ -123,7 +128,7 @@ def max_logits_twin(
             for offset in range(0, length, width):
                 stop = min(offset + width, length)
                 tokens = slice(begin + offset, begin + sequences * length if sequences > 1 else begin + stop)
-                logits = functional.linear(hidden[tokens], weight, bias).float()
+                logits = computed_alike(product, hidden[tokens]).float()
                 if keep is not None:
                     logits = logits.masked_fill(~keep[tokens, None], float("-inf"))
                 rows = torch.maximum(rows, logits.unflatten(0, (sequences, -1)).amax(1))
