@@ -123,6 +123,11 @@ class Segments:
             unfinished.unlink(missing_ok=True)
 
 
+def rounded(states: States) -> States:
+    """What comes back of states that were written as int8."""
+    return _unpack(_pack(states, "int8"))
+
+
 def _pack(states: States, dtype: StateDtype) -> dict[str, NDArray[Any]]:
     parts: dict[str, NDArray[Any]] = {"ids": states.ids, "offsets": states.offsets}
     if dtype == "float16":

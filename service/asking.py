@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..rag import Answer, Answerer, Generator, Message
-from ..rag.generators.choosing import EVIDENCE, READER, GeneratorChoice, build_generator
+from ..rag.generators.choosing import AUTO, EVIDENCE, READER, GeneratorChoice, build_generator
 from .caller import Caller
 from .errors import DeadlineExceeded, Overloaded
 from .metrics import Metrics
@@ -139,7 +139,7 @@ class Asking:
         """
         if self._choice.name == EVIDENCE:
             return None
-        if self._choice.name == READER:
+        if self._choice.name in (AUTO, READER):
             return build_generator(self._choice, store.store, store.model.encoder)
         if self._shared is None:
             self._shared = build_generator(self._choice, store.store, store.model.encoder)

@@ -12,7 +12,7 @@ from ..context_cache import ContextCache
 from ..errors import GeneratorError
 from ..generation import Generator
 
-EVIDENCE, READER = "evidence", "reader"
+AUTO, EVIDENCE, READER = "auto", "evidence", "reader"
 KEY_VARIABLE = "DECANT_GENERATOR_KEY"
 
 
@@ -21,13 +21,14 @@ class GeneratorChoice:
     """Who is to write.
 
     Attributes:
-        name: `evidence`, `reader`, an endpoint's address, a decoder's folder, or that of blocks for one, see `rag.xc`.
+        name: `auto` (the reader that ships where it was trained for the store's model, else quotations), `evidence`,
+            `reader`, an endpoint's address, a decoder's folder, or that of blocks for one, see `rag.xc`.
         model: what an endpoint calls its model.
         draft: folder of a smaller decoder that drafts for a local one.
         device: for a local decoder.
     """
 
-    name: str = EVIDENCE
+    name: str = AUTO
     model: str | None = None
     draft: str | None = None
     device: str | None = None
@@ -42,9 +43,12 @@ def build_generator(choice: GeneratorChoice, store: Store, encoder: Encoder) -> 
     name = choice.name
     if name == EVIDENCE:
         return None
-    if name == READER:
+    if name in (AUTO, READER):
+        from ..reader.adapter import SHIPPED, is_trained_for
         from ..reader.generator import ReaderGenerator
 
+        if name == AUTO and not is_trained_for(SHIPPED, encoder):
+            return None
         return ReaderGenerator.load(encoder, ContextCache.of(store, encoder))
     if name.startswith(("http://", "https://")):
         from .endpoint import EndpointGenerator, EndpointSettings

@@ -40,12 +40,21 @@ class PassageKv:
 
 
 @torch.inference_mode()
-def encode_passage(model: PreTrainedModel, ids: Tensor) -> PassageKv:
-    """Run a decoder over a passage's (T,) ids alone."""
+def encode_passage(model: PreTrainedModel, ids: Tensor, sink: Tensor | None = None) -> PassageKv:
+    """Run a decoder over a passage's (T,) ids alone, or behind the ids of a sink.
+
+    The first tokens of any text draw attention whatever they say (Xiao et al. 2023, arXiv 2309.17453), so passages
+    joined without a sink bring one such place each. Behind a shared sink they bring none; it is joined once, in front.
+    """
     cache = DynamicCache(config=model.config)
-    cast(nn.Module, model.model)(input_ids=ids[None], past_key_values=cache, use_cache=True)
-    keys, values = zip(*((layer.keys, layer.values) for layer in cast(Any, cache.layers)), strict=True)
-    return PassageKv(keys, values, len(ids))
+    before = 0 if sink is None else len(sink)
+    read = ids if sink is None else torch.cat([sink, ids])
+    cast(nn.Module, model.model)(input_ids=read[None], past_key_values=cache, use_cache=True)
+    theta = rope_theta(model.config)
+    back = torch.full((len(ids),), -before, device=ids.device)
+    layers = cast(Any, cache.layers)
+    keys = tuple(rotate(layer.keys[:, :, before:], back, theta) if before else layer.keys for layer in layers)
+    return PassageKv(keys, tuple(layer.values[:, :, before:] for layer in layers), len(ids))
 
 
 def compress(passage: PassageKv, keep: float) -> PassageKv:

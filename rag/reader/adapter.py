@@ -73,6 +73,14 @@ class TrainedReader:
         return found
 
 
+def is_trained_for(folder: Path, encoder: Encoder) -> bool:
+    """Whether a reader's folder names this encoder's weights; large weights are read only where the sizes agree."""
+    facts = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+    sizes = (encoder.backbone.hidden_size, encoder.text_tokenizer.vocabulary_size)
+    fits = sizes == (facts["config"]["hidden"], facts["config"]["vocabulary"])
+    return fits and facts["encoder_weights"] == weights_digest(encoder)
+
+
 def _calibration(facts: dict[str, Any]) -> Calibration:
     values = facts["calibration"]
     return Calibration(tuple(values["weights"]), values["threshold"], values["sure"])

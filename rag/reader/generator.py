@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from .adapter import SHIPPED, TrainedReader
 from .batch import pad, read
 from .confidence import Candidate
 from .decode import Span, best_spans
+
+_FACT = re.compile(
+    r"\b(?:who|whom|whose|when|where|which|what|name|"
+    r"how (?:many|much|long|old|far|often|big|large|high|tall|fast|deep))\b",
+    re.IGNORECASE,
+)
+_ADVICE = re.compile(r"\b(?:i|we|my|our|you|your|should|how to)\b", re.IGNORECASE)
 
 
 class ReaderGenerator:
@@ -39,6 +47,8 @@ class ReaderGenerator:
 
     def generate(self, task: Task) -> Iterator[str | Excerpt]:
         """Yield the span that is most likely right, nothing where it is not sure, or `NO_ANSWER`."""
+        if not wants_words(task.question):
+            return
         calibration = self._trained.calibration
         candidates = self.candidates(task)
         chances = calibration.probabilities(candidates) if candidates else np.zeros(1)
@@ -64,18 +74,23 @@ class ReaderGenerator:
         return [_candidate(source, own, span) for (source, own), span in zip(readable, spans, strict=True)]
 
 
+def wants_words(question: str) -> bool:
+    """Whether a few words can answer: who, when, how many; not how to, why, or what one should do."""
+    return bool(_FACT.search(question)) and not _ADVICE.search(question)
+
+
 def _candidate(source: Source, states: States, span: Span) -> Candidate:
     start, end = int(states.offsets[span.first, 0]), int(states.offsets[span.last, 1])
     raw = source.text[start:end]
     start += len(raw) - len(raw.lstrip())
-    end = start + len(_trimmed(raw.strip()))
+    end = start + len(trimmed(raw.strip()))
     place = source.hit.chunk.start_char
     inside = [q.score for q in source.quotes if q.start_char < place + end and q.end_char > place + start]
     # Quotes are the sentences that come near the strongest; any other is weaker than the weakest of them.
     return Candidate(source, start, end, span, max(inside, default=min(q.score for q in source.quotes) - 1))
 
 
-def _trimmed(text: str) -> str:
+def trimmed(text: str) -> str:
     """Without the punctuation that shares a token with the last word: `2008,` or `Title".`; still verbatim."""
     opened = {")": "(", "]": "[", '"': '"', "”": "“"}
     while text and (text[-1] in ",;:" or (text[-1] == "." and text[:-1].count(".") == 0)):

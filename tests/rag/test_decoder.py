@@ -108,3 +108,16 @@ def test_compression_keeps_the_shortest_keys_and_all_of_all(folder):
     for kept, key in zip(half.keys, passage.keys, strict=True):
         expected = key.norm(dim=-1).sort().values[..., :10].sort().values
         torch.testing.assert_close(kept.norm(dim=-1).sort().values, expected)
+
+
+def test_a_sink_is_read_by_all_passages_and_stands_in_front_once(folder):
+    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    sink, one, two, question = torch.tensor([1]), torch.arange(5, 15), torch.arange(30, 38), torch.arange(60, 64)
+    head = encode_passage(model, sink)
+    cache, after = join(model, [head, encode_passage(model, one, sink)])
+    whole = model(input_ids=torch.cat([sink, one, question])[None]).logits[:, -4:]
+    reused = model(input_ids=question[None], past_key_values=cache).logits
+    torch.testing.assert_close(reused, whole, atol=1e-5, rtol=1e-5)
+    assert after == 11
+    cache, after = join(model, [head, encode_passage(model, one, sink), encode_passage(model, two, sink)])
+    assert cache.layers[0].keys.shape[2] == after == 19
