@@ -10,10 +10,10 @@ import typer
 from rich.text import Text
 
 from .generators import DEFAULT_GENERATOR, Draft, GeneratorModel, GeneratorName, make_answerer
-from .loading import load_encoder, waiting
+from .loading import waiting
+from .opening import open_index
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Mode, Model, Store
 from .output import print_json, results, say
-from .problem import require_store
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,13 +48,10 @@ def command(
     characters, checked against the stored text, and quote it. Sentences that the documents do not hold are left out.
     Where nothing in the documents speaks to the question strongly enough, the answer says so.
     """
-    require_store(store)
-    encoder = load_encoder(model, device, dtype, debug=debug)
-    from ...index.store import Store as IndexStore
-    from ...rag import AnswerRules
+    with open_index(store, model, device, dtype, debug=debug) as (opened, encoder):
+        from ...rag import AnswerRules
 
-    rules = AnswerRules(passages=passages, mode=mode.value)
-    with IndexStore.open(store, encoder=encoder, read_only=True) as opened:
+        rules = AnswerRules(passages=passages, mode=mode.value)
         answerer = make_answerer(opened, encoder, rules, generator, generator_model, draft, device)
         if as_json:
             print_json(asdict(answerer.ask(question, filter=where)))

@@ -10,10 +10,9 @@ import typer
 
 from .ask import show_answer
 from .generators import DEFAULT_GENERATOR, Draft, GeneratorModel, GeneratorName, make_answerer
-from .loading import load_encoder
+from .opening import open_index
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Model, Store
 from .output import errors, print_json, say, say_error
-from .problem import require_store
 
 if TYPE_CHECKING:
     from ...rag import Answer, Answerer, Message
@@ -39,12 +38,9 @@ def command(
     Reads a question per line from the terminal or from a pipe, and answers as decant ask does. An empty line starts
     a new conversation, the end of the input ends it.
     """
-    require_store(store)
-    encoder = load_encoder(model, device, dtype, debug=debug)
-    from ...index.store import Store as IndexStore
-    from ...rag import AnswerRules
+    with open_index(store, model, device, dtype, debug=debug) as (opened, encoder):
+        from ...rag import AnswerRules
 
-    with IndexStore.open(store, encoder=encoder, read_only=True) as opened:
         rules = AnswerRules(passages=passages)
         _talk(make_answerer(opened, encoder, rules, generator, generator_model, draft, device), as_json=as_json)
 

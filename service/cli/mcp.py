@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .loading import load_encoder
+from .opening import open_index
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Model, Store
-from .problem import require_store
 
 NAME = "mcp"
 SHORT_HELP = "Offer an index to assistants as an MCP server."
@@ -38,12 +37,9 @@ def command(
 
     An assistant that starts programs is told: command "decant", arguments "mcp", "--store", "/path/to/index".
     """
-    require_store(store)
-    encoder = load_encoder(model, device, dtype, debug=debug)
-    from ...index.store import Store as IndexStore
-    from ..mcp import make_mcp
+    with open_index(store, model, device, dtype, debug=debug) as (opened, encoder):
+        from ..mcp import make_mcp
 
-    with IndexStore.open(store, encoder=encoder, read_only=True) as opened:
         server = make_mcp(opened, encoder)
         if transport is Transport.STDIO:
             server.run("stdio")

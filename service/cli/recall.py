@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .loading import load_encoder, waiting
+from .loading import waiting
 from .modes import checked_modes
+from .opening import open_index
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Model, Store
 from .output import print_json, results, say, table
-from .problem import Problem, require_store
-from .store_model import model_of
+from .problem import Problem
 
 if TYPE_CHECKING:
     from ...index.store import Store as IndexStore
@@ -45,16 +45,13 @@ def command(
     Recall is the share of the exact best results that the fast search finds. Milliseconds are of one search, encoding
     left out. Give real questions: the index's own sentences, which are used otherwise, are found too easily.
     """
-    require_store(store)
     wanted = None if modes is None else checked_modes(modes, "--modes")
     asked = _lines(queries) if queries is not None else None
-    encoder = load_encoder(model_of(store, model), device, dtype, debug=debug)
-    from ...index.modes import available
-    from ...index.recall import measure_recall
-    from ...index.searcher import Searcher
-    from ...index.store import Store as IndexStore
+    with open_index(store, model, device, dtype, debug=debug) as (opened, encoder), waiting("searching"):
+        from ...index.modes import available
+        from ...index.recall import measure_recall
+        from ...index.searcher import Searcher
 
-    with waiting("searching"), IndexStore.open(store, encoder=encoder, read_only=True) as opened:
         texts = asked or _sample(opened)
         searcher = Searcher(opened, encoder)
         chosen = wanted or available(opened.meta.layout)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from .loading import load_encoder, waiting
+from .loading import waiting
 from .modes import checked_modes
+from .opening import open_index
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Model, Store
 from .output import print_json, results, say
-from .problem import Problem, require_store
+from .problem import Problem
 from .snippet import Snippet, snippet_of
-from .store_model import model_of
 
 if TYPE_CHECKING:
     from ...embedder.encoder import Encoder
@@ -81,18 +81,14 @@ def command(
     compare results of one search, not of two. The model is the one that made the index.
     """
     checked_modes(mode, "--mode")
-    require_store(store)
     if not query.strip():
         raise Problem("the query is empty: say what to look for")
-    encoder = load_encoder(model_of(store, model), device, dtype, debug=debug)
-    if mode != "lexical" and encoder.encode([query], kind="query").truncated[0]:
-        say(
-            f"the query is longer than {encoder.max_tokens} tokens: only its beginning is compared by meaning", "yellow"
-        )
-    from ...index.searcher import Searcher
-    from ...index.store import Store as IndexStore
+    with open_index(store, model, device, dtype, debug=debug) as (opened, encoder), waiting("searching"):
+        from ...index.searcher import Searcher
 
-    with waiting("searching"), IndexStore.open(store, encoder=encoder, read_only=True) as opened:
+        if mode != "lexical" and encoder.encode([query], kind="query").truncated[0]:
+            most = encoder.max_tokens
+            say(f"the query is longer than {most} tokens: only its beginning is compared by meaning", "yellow")
         searcher = Searcher(opened, encoder, fusion=_fusion(fusion, weights))
         refine = _refine(per_document, diversity, _reranker(rerank, encoder, device))
         began = time.perf_counter()

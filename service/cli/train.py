@@ -68,7 +68,7 @@ def command(
             do_recipes(read, Run(folder, device=device, report=report))
     finally:
         log.removeHandler(handler)
-    say(f"results are in {folder}", style="green")
+    _say_where(folder)
 
 
 def _answers(path: Path, folder: Path, changes: list[str], device: str | None, *, debug: bool) -> bool:
@@ -82,8 +82,14 @@ def _answers(path: Path, folder: Path, changes: list[str], device: str | None, *
     if not debug:
         quiet_transformers()
     run_rag_recipe(recipe, data_root(), folder, device)
-    say(f"results are in {folder}", style="green")
+    _say_where(folder)
     return True
+
+
+def _say_where(folder: Path) -> None:
+    """Name the folder that other commands take; steps in several folders have none in common."""
+    made = next((folder / name for name in ("model", "adapter") if (folder / name).is_dir()), None)
+    say(f"results are in {folder}" if made is None else f"the model is in {made}", style="green")
 
 
 class _Lines(logging.Handler):
