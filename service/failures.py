@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from grpc import StatusCode
 
 from ..embedder.errors import DecantError, InputError, ModelError
-from ..index.errors import BatchError, FilterError, QueryError, StoreError, StoreLocked, StoreMismatch, StoreNotFound
+from ..index.errors import (
+    BatchError,
+    FilterError,
+    QueryError,
+    StoreDamaged,
+    StoreError,
+    StoreLocked,
+    StoreMismatch,
+    StoreNotFound,
+    StoreVersionError,
+)
 from ..kernels.dispatch import KernelError
 from ..rag import AnswerError, GeneratorError
 from . import errors
@@ -62,6 +72,7 @@ _LATE = Failure(_S.DEADLINE_EXCEEDED, 504, "server_error", "deadline_exceeded", 
 _FAILED = Failure(
     _S.INTERNAL, 500, "server_error", "compute_failed", _S.FAILED_PRECONDITION, 424, "Backend", retry=True
 )
+_BROKEN = Failure(_S.INTERNAL, 500, "server_error", "store_damaged", _S.INTERNAL, 500, "Backend")
 _NO_WRITER = Failure(
     _S.UNAVAILABLE, 503, "server_error", "generator_failed", _S.UNAVAILABLE, 503, "Backend", retry=True
 )
@@ -88,6 +99,8 @@ _TABLE: tuple[tuple[type[Exception], Failure], ...] = (
     (StoreLocked, _AWAY),
     (StoreNotFound, _UNKNOWN),
     (StoreMismatch, _UNTRUSTED),
+    (StoreDamaged, _BROKEN),
+    (StoreVersionError, _BROKEN),
     (ModelError, _UNTRUSTED),
     (DecantError, _FAILED),
     (KernelError, _FAILED),

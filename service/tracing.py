@@ -74,11 +74,12 @@ class OpenTelemetryTracer:
         from opentelemetry.trace import SpanKind
 
         parent = self._propagator.extract(carrier)
-        # Doors turn errors into statuses themselves; what reaches here is a client that hung up.
-        with self._tracer.start_as_current_span(
-            name, parent, SpanKind.SERVER, record_exception=False, set_status_on_exception=False
-        ) as made:
+        # Not made current: an answer that is streamed ends in another context than it began in.
+        made = self._tracer.start_span(name, parent, SpanKind.SERVER)
+        try:
             yield made  # pyright: ignore[reportReturnType]  (the SDK's type asks for a dict where any mapping does)
+        finally:
+            made.end()
 
     def close(self) -> None:
         """Send what is left."""

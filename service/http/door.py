@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -76,28 +76,39 @@ class Door:
         What fails before the first event is answered with a status of its own; `work` itself makes an event of what
         fails afterwards. When the client goes away, `work` is closed.
         """
-        began = time.monotonic()
-        caller = Caller("", None, request_id_from(request.headers.get("x-request-id")))
-        try:
-            caller = self._admitted(request, scope, caller.request_id)
-            events = work(caller)
-            first = await anext(events, b"")
-        except Exception as error:
-            response = self._failed(request, method, error, caller)
-            response.headers["x-request-id"] = caller.request_id
-            self._record(method, model, response.status_code, caller, began)
-            return response
+        with ExitStack() as stack:
+            span = stack.enter_context(self._backend.tracer.span(f"http.{method}", request.headers))
+            began = time.monotonic()
+            caller = Caller("", None, request_id_from(request.headers.get("x-request-id")))
+
+            def ended(status: int) -> None:
+                facts = {"http.response.status_code": status, "decant.request_id": caller.request_id}
+                span.set_attributes(facts)
+                self._record(method, model, status, caller, began)
+
+            try:
+                caller = self._admitted(request, scope, caller.request_id)
+                events = work(caller)
+                first = await anext(events, b"")
+            except Exception as error:
+                response = self._failed(request, method, error, caller)
+                response.headers["x-request-id"] = caller.request_id
+                ended(response.status_code)
+                return response
+            # The span lasts as long as the stream.
+            until_sent = stack.pop_all()
 
         async def body() -> AsyncGenerator[bytes]:
             status = _GONE
-            try:
-                async with aclosing(events):
-                    yield first
-                    async for event in events:
-                        yield event
-                status = 200
-            finally:
-                self._record(method, model, status, caller, began)
+            with until_sent:
+                try:
+                    async with aclosing(events):
+                        yield first
+                        async for event in events:
+                            yield event
+                    status = 200
+                finally:
+                    ended(status)
 
         headers = {"x-request-id": caller.request_id, "cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(body(), media_type="text/event-stream", headers=headers)

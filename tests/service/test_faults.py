@@ -78,7 +78,7 @@ def test_a_damaged_store_tells_clients_nothing_of_this_machine(
         if file.is_file():
             file.write_bytes(b"")
     over_http = server.http("/search", {"query": "rivers", "mode": "lexical"}, {"x-request-id": "req-9"})
-    assert over_http.status == 500
+    assert over_http.status == 500 and over_http.headers["x-should-retry"] == "false"
     with server.channel() as channel, pytest.raises(grpc.RpcError) as failed:
         stubs.SearcherStub(channel).Search(pb.SearchRequest(query="rivers"))
     assert failed.value.code() is grpc.StatusCode.INTERNAL
