@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -272,6 +274,7 @@ class BatchQueue(Generic[W, R]):
 
     def _work(self) -> None:
         """The computing thread."""
+        _stand_back(self._lanes.limits.niceness)
         while True:
             with self._changed:
                 while not (batch := self._lanes.take(time.monotonic(), self._budget())):
@@ -328,3 +331,15 @@ class BatchQueue(Generic[W, R]):
             call.missing -= 1
             if call.missing == 0:
                 call.done.set()
+
+
+def _stand_back(niceness: int) -> None:
+    """Lower this thread's priority, and that of the threads that it will start to compute with.
+
+    Else an event loop with a thousandth of the work waits for whole time slices before it can refuse a call. Only
+    Linux gives each thread a priority of its own.
+    """
+    if niceness and sys.platform == "linux":
+        thread = threading.get_native_id()
+        now = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(now + niceness, 19))

@@ -61,6 +61,7 @@ class Limits:
         tenant_tokens: most tokens waiting of the tenants named here.
         query_seconds: no query is taken while those before it would, at the speed measured, take longer.
         bulk_seconds: the same for bulk work, behind all that waits.
+        niceness: how far the computing thread stands back behind the event loop where both want a processor; 0 to 19.
     """
 
     queued_tokens: int = 524_288
@@ -70,6 +71,7 @@ class Limits:
     tenant_tokens: Mapping[str, int] = field(default_factory=dict[str, int])
     query_seconds: float = 2.0
     bulk_seconds: float = 30.0
+    niceness: int = 0
 
 
 @dataclass(eq=False)

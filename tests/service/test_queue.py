@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -352,3 +354,17 @@ def test_the_event_loop_stays_free_while_texts_are_computed() -> None:
         await first
 
     run(body)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all threads of a process have one priority")
+def test_computing_stands_back_behind_the_event_loop() -> None:
+    def priority(works: Sequence[Text]) -> list[int]:
+        return [os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) for _ in works]
+
+    async def main() -> None:
+        queue: BatchQueue[Text, int] = BatchQueue(priority, Limits(niceness=2))
+        outcome = await queue.submit(lambda: [Text("a")], estimate=1)
+        await queue.drain()
+        assert outcome.results == [min(os.getpriority(os.PRIO_PROCESS, 0) + 2, 19)]
+
+    asyncio.run(main())
