@@ -103,6 +103,9 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(64 * _MIB, ge=1024, description="Size of one request or answer")
     batch_tokens: int | None = Field(None, ge=1, description="Token budget of a batch; what suits the device if absent")
     batch_seconds: float = Field(0.2, gt=0, description="Batches are made smaller where they would take longer")
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Metrics of one process alone, over plain HTTP; worker n's port is n higher"
+    )
     compute_niceness: int = Field(5, ge=0, le=19, description="How far computing stands back behind answering; Linux")
     queued_tokens: int = Field(524_288, ge=1, description="Tokens that may wait; beyond it calls are refused")
     queued_requests: int = Field(1024, ge=1, description="Calls that may wait; beyond it calls are refused")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 
+from .errors import ServiceError
 from .queue import BatchQueue, Priority
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -84,6 +85,25 @@ class Metrics:
         for priority in Priority:
             self.queue_tokens.remove(model, priority.name.lower())
             self.queue_requests.remove(model, priority.name.lower())
+
+    def listen(self, host: str, port: int) -> Callable[[], None]:
+        """Show them at a port of their own too; return what closes it.
+
+        Raises:
+            ServiceError: the port cannot be used.
+        """
+        try:
+            server, thread = start_http_server(port, host, self.registry)
+        except OSError as error:
+            why = f"cannot listen on {host}:{port} for metrics: {error.strerror}"
+            raise ServiceError(f"{why}; choose another metrics_port") from None
+
+        def close() -> None:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+        return close
 
     def text(self) -> bytes:
         """Return all of it in Prometheus' text format."""

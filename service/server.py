@@ -63,6 +63,7 @@ class Server:
         self._http: _Uvicorn | None = None
         self._http_task: asyncio.Task[None] | None = None
         self._grpc: GrpcServer | None = None
+        self._close_metrics: Callable[[], None] | None = None
         self.grpc_port = self.http_port = 0
 
     @property
@@ -83,6 +84,8 @@ class Server:
         try:
             tls = Tls.of(settings)
             tracer = make_tracer(settings.traces)
+            if settings.metrics_port is not None:
+                self._close_metrics = self.metrics.listen(settings.host, settings.metrics_port)
             await self.model.warm_up()
             for name in self._catalog.at_start:
                 await self.models.load(name)
@@ -101,6 +104,7 @@ class Server:
             if stores is not None:
                 await stores.close()
             await self.models.close()
+            await self._hide_metrics()
             raise
         app = make_app(self._backend, healthy=self.healthy)
         self._http = _Uvicorn(app, settings.drain_seconds, tls)
@@ -120,8 +124,13 @@ class Server:
         await self.backend.stores.close()
         await self.models.close()
         await asyncio.to_thread(self.backend.tracer.close)
+        await self._hide_metrics()
         queue = self.model.queue
         _log.info("stopped", extra={"accepted": queue.accepted, "answered": queue.answered})
+
+    async def _hide_metrics(self) -> None:
+        if self._close_metrics is not None:
+            await asyncio.to_thread(self._close_metrics)
 
     async def healthy(self) -> bool:
         """Whether this server should get calls."""

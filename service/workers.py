@@ -126,6 +126,8 @@ def _work(values: dict[str, Any], number: int, of: int, ready: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // of))
     settings = Settings(**values)
+    if settings.metrics_port is not None:
+        settings = settings.model_copy(update={"metrics_port": settings.metrics_port + number})
 
     def announce(server: Server) -> None:
         del server

@@ -8,6 +8,7 @@ import random
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -253,6 +254,25 @@ def test_a_message_of_a_hundred_megabytes_is_refused_and_not_kept(run_server: Ca
     except OSError:
         pass  # the server hung up on the rest of the body, which is its right
     assert server.http("/v1/embeddings", {"input": "a"}).status == 200
+
+
+def test_one_process_shows_its_own_metrics_at_a_port_of_its_own(
+    encoder: Encoder, make_running: Callable[..., Any]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = make_running(encoder, metrics_port=port)
+    try:
+        server.http("/v1/embeddings", {"input": "a"})
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+            lines = answer.read().decode().splitlines()
+        assert 'decant_requests_total{code="200",method="v1/embeddings",model="tiny",protocol="http"} 1.0' in lines
+        with pytest.raises(ServiceError, match="choose another metrics_port"):
+            make_running(encoder, metrics_port=port)
+    finally:
+        server.stop()
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
 def test_deadlines_do_not_go_by_the_date(run_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

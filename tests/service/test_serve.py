@@ -3,16 +3,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from decant.embedder import Encoder
 from decant.service.config import ConfigError, Settings
 from decant.service.errors import ServiceError
 from decant.service.keys import hash_key
@@ -25,10 +29,10 @@ COMMAND = [sys.executable, "-m", "decant.service.cli", "serve", "--grpc-port", "
 class Process:
     """`decant serve` as a user runs it."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    def __init__(self, folder: Path, *arguments: str, environment: Sequence[tuple[str, str]] = ()) -> None:
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **dict(environment)}
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+            [*COMMAND, *arguments], cwd=folder, env=variables, stderr=subprocess.PIPE, text=True
         )
         self.ready = self.read("ready")
 
@@ -42,15 +46,19 @@ class Process:
                 return record
         raise AssertionError(f"no line {message!r} in:\n{seen}")
 
+    def end(self) -> None:
+        """Whatever it is doing."""
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
 
 @pytest.fixture
 def process(tiny_model: Path, tmp_path: Path) -> Iterator[Process]:
     served = Process(tmp_path, "--model", str(tiny_model), "--dtype", "float32")
     yield served
-    served.process.kill()
-    served.process.wait()
-    assert served.process.stderr is not None
-    served.process.stderr.close()
+    served.end()
 
 
 def test_sigterm_under_load_loses_no_accepted_request(process: Process) -> None:
@@ -175,12 +183,73 @@ def test_printed_settings_are_a_file_without_whole_hashes(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_a_worker_killed_under_load_loses_only_what_it_had_accepted(tiny_model: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    metrics = ("DECANT_METRICS_PORT", str(port))
+    served = Process(
+        tmp_path, "--model", str(tiny_model), "--dtype", "float32", "--workers", "2", environment=[metrics]
+    )
+    wrong, answered, enough = list[str](), [0] * 8, threading.Event()
+    over = threading.Event()
+    alone = Encoder.load(tiny_model, dtype="float32").encode(["text"]).dense
+    assert alone is not None
+
+    def client(number: int) -> None:
+        address = f"127.0.0.1:{served.ready['grpc_port']}"
+        with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            encode = stubs.EncoderStub(channel)
+            while not over.is_set():
+                try:
+                    made = encode.Embed(pb.EmbedRequest(texts=["text"] * 4), timeout=30, wait_for_ready=True)
+                except grpc.RpcError as error:
+                    # Its connection broke: a call that may be made again.
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        wrong.append(f"{error.code()}: {error.details()}")
+                    continue
+                wrong.extend("vector" for item in made.embeddings if item.dense != alone.tobytes())
+                answered[number] += 1
+                if min(answered) >= 10:
+                    enough.set()
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+    try:
+        for thread in threads:
+            thread.start()
+        assert enough.wait(60)
+        os.kill(worker_pids(served)[0], signal.SIGKILL)
+        assert served.read("a process died and is started again")["worker"] == 0
+        before = list(answered)
+        enough.clear()
+        end = time.monotonic() + 60
+        while any(now <= then for now, then in zip(answered, before, strict=True)):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        # Each process counts for itself.
+        with urllib.request.urlopen(f"http://127.0.0.1:{port + 1}/metrics", timeout=20) as shown:
+            assert b'code="OK"' in shown.read()
+        over.set()
+        for thread in threads:
+            thread.join(60)
+        assert wrong == []
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(40) == 0
+    finally:
+        over.set()
+        served.end()
+
+
+def worker_pids(served: Process) -> list[int]:
+    children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children").read_text().split()
+    return [pid for pid in map(int, children) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(tiny_model: Path, tmp_path: Path) -> None:
     served = Process(tmp_path, "--model", str(tiny_model), "--dtype", "float32", "--workers", "2")
     try:
         address = f"127.0.0.1:{served.ready['grpc_port']}"
-        children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children").read_text().split()
-        workers = [pid for pid in map(int, children) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        workers = worker_pids(served)
         assert len(workers) == 2
         os.kill(workers[0], signal.SIGKILL)
         for _ in range(20):
@@ -192,7 +261,4 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(tiny_model: Pa
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(40) == 0
     finally:
-        served.process.kill()
-        served.process.wait()
-        assert served.process.stderr is not None
-        served.process.stderr.close()
+        served.end()
