@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Measured with MKL for AVX2 and AVX-512: products differ below 4 rows on one thread, below 12 on several.
-ROWS = 16
+# Measured with MKL for AVX2 and AVX-512: products of fewer rows differ, on one thread and on several.
+LEAST, LEAST_OF_SEVERAL = 4, 12
 # PyTorch's: elements that a thread gets at least, and floats of the two vector registers that its loops step by.
 _GRAIN, _STEP = 32768, 32
 
@@ -29,16 +29,16 @@ def alike_rows(rows: int, widths: Sequence[int]) -> int:
         widths: columns of the tensors that go through functions computed element by element.
     """
     threads = torch.get_num_threads()
-    enough = -(-rows // ROWS) * ROWS
+    enough = max(rows, _least())
     while not all(_whole_vectors(enough * width, threads) for width in widths):
-        enough += ROWS
+        enough += 1
     return enough
 
 
 def computed_alike(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """Apply a linear map to (rows, in) so that each row is rounded as it is among any others."""
-    missing = -len(rows) % ROWS
-    if not missing or not rounds_by_rows(rows.dtype, rows.device):
+    missing = _least() - len(rows)
+    if missing <= 0 or not rounds_by_rows(rows.dtype, rows.device):
         return function(rows)
     return function(functional.pad(rows, (0, 0, 0, missing)))[: len(rows)]
 
@@ -46,6 +46,10 @@ def computed_alike(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor
 def rounds_by_rows(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the number of rows matters: in float32 on a CPU, and to those who do not train."""
     return dtype == torch.float32 and device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _least() -> int:
+    return LEAST if torch.get_num_threads() == 1 else LEAST_OF_SEVERAL
 
 
 def _whole_vectors(elements: int, threads: int) -> bool:

@@ -8,6 +8,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .ragged import Ragged
 
@@ -22,6 +23,7 @@ class PackedLayout:
         runs: (first token, number of sequences, their length) for each run of neighbours of equal length. A batch
             sorted by length has few runs, and each is a dense (n, length) block that needs no padding.
         causal: whether a token sees only what precedes it.
+        filling: tokens behind all runs that are one more sequence in `cu_seqlens`; what they become is never read.
         trace: where verification wants to know which modules attended, each call appends its module.
     """
 
@@ -30,6 +32,7 @@ class PackedLayout:
     runs: tuple[tuple[int, int, int], ...]
     causal: bool
     trace: list[nn.Module] | None = None
+    filling: int = 0
 
     @classmethod
     def from_lengths(
@@ -60,7 +63,7 @@ class PackedLayout:
     def total_tokens(self) -> int:
         """Number of tokens in the batch."""
         start, count, length = self.runs[-1]
-        return start + count * length
+        return start + count * length + self.filling
 
     @property
     def batch_size(self) -> int:
@@ -74,11 +77,10 @@ class PackedLayout:
         return Ragged(lengths, lengths, self.cu_seqlens.device)
 
     def filled(self, rows: int) -> PackedLayout:
-        """Return the layout of `rows` tokens in which those that are missing are one more sequence, the last."""
-        missing = rows - self.total_tokens
-        ends = torch.cat([self.cu_seqlens, self.cu_seqlens.new_tensor([rows])])
-        runs = (*self.runs, (self.total_tokens, 1, missing))
-        return replace(self, cu_seqlens=ends, max_seqlen=max(self.max_seqlen, missing), runs=runs)
+        """Return the layout of `rows` tokens: these and, behind them, some that nobody attends to or asks for."""
+        ends = functional.pad(self.cu_seqlens, (0, 1), value=rows)
+        filling = rows - self.total_tokens
+        return replace(self, cu_seqlens=ends, max_seqlen=max(self.max_seqlen, filling), filling=filling)
 
     def lengths(self) -> Tensor:
         """Length of each sequence, (batch,) int64."""

@@ -45,6 +45,7 @@ def packed_attention(
     heads, total, _ = query.shape
     out = query.new_empty(total, heads, value.shape[-1])
     plain = softcap is None and sinks is None
+    out[total - layout.filling :] = 0
     for start, count, length in layout.runs:
         stop = start + count * length
         q, k, v = (x[:, start:stop].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value))
