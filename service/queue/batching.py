@@ -302,14 +302,16 @@ class BatchQueue(Generic[W, R]):
         return self._attempt(works[:middle]) + self._attempt(works[middle:])
 
     def _account(self, tokens: int, results: Sequence[R | Exception], seconds: float) -> None:
-        self._recent_tokens = _SPEED_DECAY * self._recent_tokens + tokens
-        self._recent_seconds = _SPEED_DECAY * self._recent_seconds + seconds
+        if tokens >= _LEAST_BATCH_TOKENS:
+            # A short query says how long a batch takes, not how fast tokens are; where much waits, batches are large.
+            self._recent_tokens = _SPEED_DECAY * self._recent_tokens + tokens
+            self._recent_seconds = _SPEED_DECAY * self._recent_seconds + seconds
         if any(not isinstance(result, Exception) for result in results):
             self.last_success = time.monotonic()
         self._observer.batch(len(results), tokens, seconds)
 
     def _speed(self) -> float:
-        """Tokens per second lately; 0 before the first batch."""
+        """Tokens per second lately; 0 before the first batch that tells."""
         return self._recent_tokens / max(self._recent_seconds, 1e-6)
 
     def _budget(self) -> int:

@@ -28,11 +28,11 @@ def threads(request: pytest.FixtureRequest) -> Generator[int]:
     torch.set_num_threads(before)
 
 
-def mixed_texts(count: int, seed: int = 0) -> list[str]:
-    """Texts of one word to some hundred, most of them short."""
+def mixed_texts(count: int, longest: int = 200, seed: int = 0) -> list[str]:
+    """Texts of one word to `longest`, most of them short."""
     words = " ".join(file.read_text(encoding="utf-8") for file in sorted(CORPUS.rglob("*.md"))[:20]).split()
     chosen = random.Random(seed)
-    lengths = [min(200, 1 + int(chosen.paretovariate(0.7))) for _ in range(count)]
+    lengths = [min(longest, 1 + int(chosen.paretovariate(0.7))) for _ in range(count)]
     return [" ".join(chosen.choices(words, k=length)) for length in lengths]
 
 
@@ -106,8 +106,9 @@ def test_a_layer_behind_the_pooling(threads: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_ten_thousand_texts(mini: Encoder) -> None:
-    texts = mixed_texts(10_000)
+    texts = mixed_texts(10_000, longest=60)
     alone = np.concatenate([mini.encode([text]).dense for text in texts])  # type: ignore[misc]
     assert mini.encode(texts).dense.tobytes() == alone.tobytes()  # type: ignore[union-attr]
     chosen, done = random.Random(2), 0

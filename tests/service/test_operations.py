@@ -120,7 +120,7 @@ def test_work_that_would_wait_too_long_is_refused_and_queries_are_not(
 ) -> None:
     server = run_server(bulk_seconds=0.001, query_seconds=60.0)
     queue, engine = server.server.model.queue, server.server.model.engine
-    server.http("/v1/embeddings", {"input": "warm"})
+    server.http("/v1/embeddings", {"input": ["warm " * 60] * 8})
     gate, entered = threading.Event(), threading.Event()
     represent = engine.encoder.represent
 
@@ -199,8 +199,9 @@ def test_vectors_under_load_are_those_of_an_idle_server_to_the_last_bit(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_ten_thousand_requests_are_all_answered_to_the_last_bit(run_server: Callable[..., Any], mini: Encoder) -> None:
-    server = run_server(mini)
+    server = run_server(mini, query_seconds=600.0)
     queue = server.server.model.queue
     texts = mixed_texts(1000)
     idle = [mini.encode([text]).dense.tobytes() for text in texts]  # type: ignore[union-attr]
@@ -209,7 +210,7 @@ def test_ten_thousand_requests_are_all_answered_to_the_last_bit(run_server: Call
 
         def client(first: int) -> list[int]:
             mine = range(first, 10_000, 64)
-            answers = [encode.Embed(pb.EmbedRequest(texts=[texts[i % 1000]]), timeout=60) for i in mine]
+            answers = [encode.Embed(pb.EmbedRequest(texts=[texts[i % 1000]]), timeout=600) for i in mine]
             return [i for i, a in zip(mine, answers, strict=True) if a.embeddings[0].dense != idle[i % 1000]]
 
         with ThreadPoolExecutor(64) as threads:

@@ -368,3 +368,22 @@ def test_computing_stands_back_behind_the_event_loop() -> None:
         assert outcome.results == [min(os.getpriority(os.PRIO_PROCESS, 0) + 2, 19)]
 
     asyncio.run(main())
+
+
+def test_short_queries_on_an_idle_server_do_not_make_it_look_slow() -> None:
+    now = 0.0
+
+    def slowly(works: Sequence[Text]) -> list[str]:
+        nonlocal now
+        now += 0.01 + sum(work.tokens for work in works) / 10_000
+        return [work.name for work in works]
+
+    async def main() -> None:
+        queue: Queue = BatchQueue(slowly, Limits(query_seconds=2.0), clock=lambda: now)
+        for _ in range(5):
+            await call(queue, Text("short", 5), priority=Priority.QUERY)
+        together = [call(queue, Text("long", 400), priority=Priority.QUERY) for _ in range(8)]
+        assert len(await asyncio.gather(*together)) == 8
+        await queue.drain()
+
+    asyncio.run(main())
