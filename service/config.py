@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Metrics of one process alone, over plain HTTP; worker n's port is n higher"
     )
-    compute_niceness: int = Field(5, ge=0, le=19, description="How far computing stands back behind answering; Linux")
+    compute_niceness: int = Field(10, ge=0, le=19, description="How far computing stands back behind answering; Linux")
     queued_tokens: int = Field(524_288, ge=1, description="Tokens that may wait; beyond it calls are refused")
     queued_requests: int = Field(1024, ge=1, description="Calls that may wait; beyond it calls are refused")
     query_seconds: float = Field(2.0, gt=0, description="Queries are refused while those before them take longer")
