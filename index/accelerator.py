@@ -37,6 +37,8 @@ INVERTED = {"ivf": ("Flat", 1), "int8": ("SQ8", 2), "pq": ("PQ{}x4fs", 20), "rab
 KINDS = ("hnsw", *INVERTED)
 # An accelerator may take this share of the machine's memory, beside the encoder and everything else that runs there.
 MEMORY_SHARE = 0.25
+# Building reads every vector into memory: beyond this share of it, Lance's own index is built instead, from the disk.
+BUILD_SHARE = 0.5
 # Beside its vectors a graph keeps 2 * GRAPH_LINKS links of 4 bytes for each row.
 GRAPH_BYTES = 8 * GRAPH_LINKS
 # One step through that graph costs 3.8 µs, one exact product of a filtered row 0.4 µs.
@@ -104,28 +106,32 @@ class Accelerator:
         return min(int(self.index.nlist), math.ceil(INVERTED_PROBES / math.sqrt(share)))
 
 
-def choose_kind(rows: int, width: int, memory: int | None = None) -> tuple[str, str]:
+def choose_kind(rows: int, width: int, memory: int | None = None, *, bucket: bool = False) -> tuple[str, str]:
     """Which accelerator suits this many rows of this width (`exact` for none), and the reason.
 
     Args:
         rows: of the store.
         width: of a searched vector.
         memory: of the machine, in bytes; None to ask it.
+        bucket: whether the store is on object storage.
     """
     memory = memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if rows < ACCELERATE_FROM:
         return "exact", f"{rows:,} chunks are searched exactly; an accelerator is built from {ACCELERATE_FROM:,}"
     room = int(memory * MEMORY_SHARE)
     graph, plain = rows * (4 * width + GRAPH_BYTES), rows * (4 * width + 8)
+    if bucket or plain > memory * BUILD_SHARE:
+        why = "the store is in a bucket" if bucket else f"{_size(plain)} of vectors do not fit in half of the memory"
+        own = rows * (width + GRAPH_BYTES)
+        kind = "lance-hnsw" if own <= room else "lance-rq"
+        return kind, f"{rows:,} chunks: {why}, so Lance's own index is used, of which a search reads what it probes"
     if rows < INVERTED_FROM and graph <= room:
         return "hnsw", f"{rows:,} chunks: a graph is fastest below {INVERTED_FROM:,} and takes {_size(graph)}"
     why = f"{rows:,} chunks: a graph would take too long to build from {INVERTED_FROM:,}"
     if graph > room:
         why = f"a graph over {rows:,} chunks would take {_size(graph)}, a quarter of this memory is {_size(room)}"
-    for kind, size in (("ivf", plain), ("int8", plain // 4)):
-        if size <= room:
-            return kind, f"{why}; an inverted file of this kind takes {_size(size)}"
-    return "rabitq", f"{why}; a bit per dimension takes {_size(rows * (width // 8 + 16))}, vectors stay on disk"
+    kind, size = ("ivf", plain) if plain <= room else ("int8", plain // 4)
+    return kind, f"{why}; an inverted file of this kind takes {_size(size)}"
 
 
 def build(root: Path, snapshot: Snapshot, fingerprint: str, kind: str) -> Manifest:

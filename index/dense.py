@@ -35,7 +35,13 @@ class DenseView:
     sealed_positions: NDArray[np.int64]
 
     def search(
-        self, queries: NDArray[np.float32], k: int, mask: NDArray[np.bool_] | None = None, *, exact: bool = False
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        mask: NDArray[np.bool_] | None = None,
+        *,
+        exact: bool = False,
+        where: str | None = None,
     ) -> list[Ranked]:
         """The k best rows of each query.
 
@@ -44,7 +50,9 @@ class DenseView:
             k: how many at most.
             mask: (N,) rows that may be found, or None for all.
             exact: whether to search the accelerated rows exactly, too.
+            where: the mask as SQL, for a view that leaves filtering to Lance.
         """
+        del where
         tails = candidates(self.pool.matrix, queries, k, allowed_rows(self.pool_positions, mask))
         sealed = self._sealed_candidates(queries, k, mask, exact)
         found: list[Ranked] = []

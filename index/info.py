@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from . import accelerator, segments
 from .generations import UnusableGeneration, read_manifest, verified
+from .lance_ann import kind_of, status
 from .lexical import unindexed_rows
 from .meta import StoreMeta
 from .modes import available
@@ -47,15 +48,18 @@ def describe(place: Place, meta: StoreMeta, snapshot: Snapshot, table: Any) -> d
         "documents": snapshot.scan([], "ordinal = 0").num_rows,
         "chunks": len(snapshot),
         "bytes": place_bytes(place),
-        "dense": dense_status(root / ACCELERATORS / "dense", snapshot, meta.fingerprint),
+        "dense": dense_status(place, snapshot, meta.fingerprint, table),
         **sparse,
         "lexical": {"scoring": "BM25, English stemming", "not_yet_indexed": unindexed_rows(table)},
     }
 
 
-def dense_status(folder: Path, snapshot: Snapshot, fingerprint: str) -> dict[str, Any]:
+def dense_status(place: Place, snapshot: Snapshot, fingerprint: str, table: Any) -> Mapping[str, Any]:
     """How dense search works on a snapshot, and why; checks every accelerator file's checksum."""
-    kind, reason = accelerator.choose_kind(len(snapshot), snapshot.layout.width)
+    if kind_of(snapshot):
+        return status(snapshot, table)
+    folder = place.folder / ACCELERATORS / "dense"
+    kind, reason = accelerator.choose_kind(len(snapshot), snapshot.layout.width, bucket=place.remote)
     try:
         manifest = read_manifest(folder)
         if manifest is None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..embedder.embeddings import Embeddings
 from .errors import QueryError
+from .lance_ann import kind_of
 from .modes import parse_mode
 from .searcher import Query, Rows, Searcher
 from .snapshot import Snapshot
@@ -100,6 +101,8 @@ def _kind(searcher: Searcher, mode: str) -> str:
         return "full text"
     if mode == "sparse":
         return "seismic" if searcher.views.sparse_generation.value() else "exact"
+    if own := kind_of(searcher.store.snapshot()):
+        return own
     sealed = searcher.views.dense_generation.value()
     return "exact" if sealed is None else str(sealed.manifest.facts["kind"])
 

@@ -16,6 +16,7 @@ from .documents import Hit
 from .encoder import Encoder
 from .errors import QueryError
 from .fusion import DEFAULT_FUSION, Fusion, ranks_of
+from .lance_ann import LanceView
 from .layout import columns
 from .lexical import search_text
 from .modes import MODES, needed, parse_mode
@@ -152,10 +153,10 @@ class Searcher:
         """Search one snapshot and fetch no texts; `given` holds the queries' representations."""
         depth = max(FUSION_DEPTH, 2 * how.k) if len(how.modes) > 1 else how.k
         mask = snapshot.mask(how.filter) if how.filter is not None and how.modes != ("lexical",) else None
+        where = snapshot.filter_sql(how.filter) if how.filter is not None else None
         lists: dict[str, list[Ranked]] = {}
         for mode in how.modes:
             if mode == "lexical":
-                where = snapshot.filter_sql(how.filter) if how.filter is not None else None
                 lists[mode] = [search_text(snapshot, query, depth, where) for query in queries]
             elif mode == "sparse":
                 sparse = given["sparse"]
@@ -163,7 +164,7 @@ class Searcher:
                 lists[mode] = self.views.sparse(snapshot).search(sparse, depth, mask, exact=how.exact)
             else:
                 asked, scale = self._dense_query(mode, given, how.router_weight)
-                found = self.views.dense(snapshot).search(asked, depth, mask, exact=how.exact)
+                found = self.views.dense(snapshot).search(asked, depth, mask, exact=how.exact, where=where)
                 lists[mode] = [Ranked(one.positions, one.scores * np.float32(scale)) for one in found]
         rows = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
         if len(how.modes) == 1:
@@ -176,7 +177,7 @@ class Searcher:
         """What `ranked` needs of the queries in a mode; raises as `search` does."""
         return self._representations(queries, parse_mode(mode, self.store.meta.layout), vectors)
 
-    def view(self, snapshot: Snapshot) -> DenseView:
+    def view(self, snapshot: Snapshot) -> DenseView | LanceView:
         """The dense side of a snapshot."""
         return self.views.dense(snapshot)
 

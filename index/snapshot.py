@@ -39,6 +39,7 @@ class Snapshot:
         layout: what its rows hold.
         chunk_ids: (N,) bytes, 32 hex digits each.
         keys: (N,) int64, see `schema.table_schema`.
+        vector_index: what Lance calls its own index over the vectors; empty where there is none.
     """
 
     def __init__(self, table: Table, version: int, root: object, layout: Layout) -> None:
@@ -54,6 +55,7 @@ class Snapshot:
         self._row_ids = rows["_rowid"].to_numpy()[order]
         self.keys: NDArray[np.int64] = rows["key"].to_numpy()[order]
         self.chunk_ids: NDArray[np.bytes_] = np.array(rows["chunk_id"].to_pylist(), dtype="S32")[order]
+        self.vector_index = vector_index(table)
         self._masks: dict[str, NDArray[np.bool_]] = {}
 
     def __len__(self) -> int:
@@ -136,6 +138,20 @@ class Snapshot:
             found = search.select(["_rowid", "_score"]).limit(limit).to_arrow()
         return self.positions(found["_rowid"].to_numpy()), found["_score"].to_numpy()
 
+    def nearest(
+        self, query: NDArray[np.float32], limit: int, where: str | None, probes: int, *, exact: bool
+    ) -> NDArray[np.int64]:
+        """Positions of rows near a (D,) query by Lance's own vector index, or by its scan of all of them."""
+        with lance_errors(self._root):
+            # The checker believes a search without a query type to be any of all kinds.
+            search: Any = cast(Any, self._table).search(query, vector_column_name="vector")
+            search = search.distance_type("cosine")
+            search = search.bypass_vector_index() if exact else search.nprobes(probes)
+            if where is not None:
+                search = search.where(where, prefilter=True)
+            found = search.with_row_id(True).select(["_rowid", "_distance"]).limit(limit).to_arrow()
+        return np.unique(self.positions(found["_rowid"].to_numpy()))
+
     def scan(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
         """Whole columns, in any order, with `_rowid`."""
         with lance_errors(self._root):
@@ -196,6 +212,11 @@ class Snapshot:
         with lance_errors(self._root):
             rows = self._table.search().select(["metadata"]).limit(1000).to_arrow()
         return sorted({name for text in rows["metadata"].to_pylist() for name in json.loads(text or "{}")})[:12]
+
+
+def vector_index(table: Table) -> str:
+    """What Lance calls its own index over the vectors of a table; empty where there is none."""
+    return next((index.index_type for index in table.list_indices() if index.columns == ["vector"]), "")
 
 
 def chunk_of(row: dict[str, Any]) -> Chunk:

@@ -10,6 +10,7 @@ none. Readers take no lock and see a commit with their next call.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from typing import Any, Self, TypeVar, cast
 import lancedb
 from lancedb.table import Table
 
-from . import accelerator, generations, lexical, segments
+from . import accelerator, copies, generations, lance_ann, lexical, segments
 from .content import content_digest
 from .documents import Chunk, Document
 from .encoder import Encoder
@@ -43,6 +44,7 @@ SMALL_FRAGMENTS = 100
 DELETE_IDS = 10_000
 # Every version lists all fragments, so a long run of small commits would grow with its square if it never compacted.
 COMPACT_COMMITS = 500
+COPY_SECONDS = 30.0
 T = TypeVar("T")
 # An accelerator is rebuilt once its exact tail and its tombstones together exceed this share of its rows.
 REBUILD_FRACTION = 0.1
@@ -66,6 +68,7 @@ class Store:
         self._guard = threading.RLock()
         self._depth = 0
         self._commits = 0
+        self._copied = (-1, 0.0)
         self._one_write = threading.RLock()
         with lance_errors(place):
             self._database = lancedb.connect(place.tables, read_consistency_interval=timedelta(0))
@@ -123,6 +126,7 @@ class Store:
         """The newest version; the same object as long as nobody commits."""
         with self._guard:
             version = self._version()
+            self._copy_accelerators(version)
             while self._snapshot is None or self._snapshot.version != version:
                 try:
                     with lance_errors(self.place):
@@ -135,6 +139,16 @@ class Store:
                         raise
                     version = newest  # a writer's clean-up was faster
             return self._snapshot
+
+    def _copy_accelerators(self, version: int) -> None:
+        """Fetch what a bucket's writer has built, at once after a commit and otherwise every half a minute."""
+        if not self.place.remote or self._lock.held:
+            return
+        now = time.monotonic()
+        if version != self._copied[0] or now - self._copied[1] > COPY_SECONDS:
+            for folder in (self.dense_folder, self.sparse_folder):
+                copies.pull(self.place, folder)
+            self._copied = (version, now)
 
     def read(self, run: Callable[[Snapshot], T]) -> T:
         """Call `run` with the newest version; with a newer one again if a writer's clean-up removed its files."""
@@ -273,30 +287,30 @@ class Store:
         """Build the dense accelerator that suits the store's size.
 
         Args:
-            kind: `auto` (which keeps one that still covers nearly everything), one of `accelerator.KINDS`, or `exact`
-                for none.
+            kind: `auto` (which keeps one that still covers nearly everything), one of `accelerator.KINDS`, one of
+                `lance_ann.KINDS`, or `exact` for none.
 
         Returns:
             What was done and why, one line.
         """
-        if kind not in ("auto", "exact", *accelerator.KINDS):
-            raise BatchError(f"unknown accelerator {kind!r}: choose auto, exact, {', '.join(accelerator.KINDS)}")
+        known = (*accelerator.KINDS, *lance_ann.KINDS)
+        if kind not in ("auto", "exact", *known):
+            raise BatchError(f"unknown accelerator {kind!r}: choose auto, exact, {', '.join(known)}")
         with self._writing():
             snapshot = self.snapshot()
             chosen, reason = (
-                accelerator.choose_kind(len(snapshot), self.meta.layout.width)
+                accelerator.choose_kind(len(snapshot), self.meta.layout.width, bucket=self.place.remote)
                 if kind == "auto"
                 else (kind, "as asked for")
             )
-            if chosen == "exact" or len(snapshot) == 0:
-                generations.retire(self.dense_folder)
-                return f"exact search: {reason}"
-            current = dense_status(self.dense_folder, snapshot, self.meta.fingerprint)
-            if kind == "auto" and current["search"] == chosen and _fresh(current):
+            if chosen in lance_ann.KINDS and self.meta.router:
+                chosen, reason = "rabitq", f"{reason}; but that knows no router vectors"
+            current = dense_status(self.place, snapshot, self.meta.fingerprint, self.table)
+            if kind == "auto" and current["search"] == chosen != "exact" and _fresh(current):
                 return f"{chosen}: kept, it covers {current['covered']:,} of {len(snapshot):,} chunks"
             with lance_errors(self.place):
-                accelerator.build(self.dense_folder, snapshot, self.meta.fingerprint, chosen)
-            return f"{chosen}: {reason}"
+                self._accelerate("exact" if not len(snapshot) else chosen, snapshot)
+            return f"{'exact search' if chosen == 'exact' else chosen}: {reason}"
 
     def seal_sparse(self, kind: str = "auto") -> str:
         """Seal sparse rows into segments where that pays; arguments and result as of `segments.build`."""
@@ -305,7 +319,23 @@ class Store:
         if not self.meta.terms:
             return "no sparse vectors: this store's model makes none"
         with self._writing():
-            return segments.build(self.sparse_folder, self.snapshot(), self.meta.fingerprint, kind)
+            done = segments.build(self.sparse_folder, self.snapshot(), self.meta.fingerprint, kind)
+            if self.place.remote:
+                copies.push(self.place, self.sparse_folder)
+            return done
+
+    def _accelerate(self, kind: str, snapshot: Snapshot) -> None:
+        """Put an accelerator of this kind in use, and no other."""
+        if kind in lance_ann.KINDS:
+            lance_ann.build(self.table, kind)
+        if kind in accelerator.KINDS:
+            accelerator.build(self.dense_folder, snapshot, self.meta.fingerprint, kind)
+        else:
+            generations.retire(self.dense_folder)
+        if self.place.remote:
+            copies.push(self.place, self.dense_folder)
+        if kind not in lance_ann.KINDS:
+            lance_ann.drop(self.table)
 
     @contextmanager
     def _writing(self) -> Generator[None]:

@@ -12,6 +12,7 @@ from . import accelerator, dense, segments, sparse
 from .accelerator import Accelerator
 from .dense import DenseView
 from .generations import UnusableGeneration, current
+from .lance_ann import LanceView, kind_of
 from .seismic import Segment
 from .snapshot import Snapshot
 from .sparse import SparseView
@@ -63,8 +64,10 @@ class Views:
             store.sparse_folder, lambda: segments.load(store.sparse_folder, meta.fingerprint, meta.terms), ()
         )
 
-    def dense(self, snapshot: Snapshot) -> DenseView:
+    def dense(self, snapshot: Snapshot) -> DenseView | LanceView:
         """The dense side of a snapshot; vectors already in memory are kept."""
+        if kind := kind_of(snapshot):
+            return LanceView(snapshot, kind)
         with self._guard:
             sealed, old = self.dense_generation.value(), self._dense
             if old is None or old.snapshot is not snapshot or old.sealed is not sealed:

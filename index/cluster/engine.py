@@ -3,9 +3,8 @@
     index_on_cluster(store, encoder, [Path("corpus")], load=Encoder.load, workers=8)
 
 Plain actors, not Ray Data: what a run must survive is the death of the driver, so every shard's fragments are noted in
-the store as soon as it is done, by the driver, in the order in which they come; Ray Data would own that loop, and the
-one thing it would bring, retries of a task whose actor died, actors have themselves. (It also took 20 s of processor
-time to start here, plain actors 8.)
+the store as soon as it is done, by the driver, in the order in which they come. Ray Data would own that loop, and the
+one thing it would bring, retries of a task whose actor died, actors have themselves.
 
 `RAY_ADDRESS` names a cluster; without it workers are processes of this machine. Every worker opens the files and the
 store by the paths given here, so on other machines both must be there: on a shared file system, or in a bucket.

@@ -28,7 +28,14 @@ class Mode(StrEnum):
 
 
 Store = Annotated[
-    Path, typer.Option("--store", envvar="DECANT_STORE", metavar="DIR", help="Folder of the index.", show_default=True)
+    Path,
+    typer.Option(
+        "--store",
+        envvar="DECANT_STORE",
+        metavar="DIR",
+        help="Folder of the index, or s3://bucket/prefix.",
+        show_default=True,
+    ),
 ]
 Model = Annotated[
     str | None,

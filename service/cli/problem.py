@@ -15,9 +15,14 @@ class Problem(typer.TyperException):
     exit_code = ExitCode.ERROR
 
 
+def in_bucket(store: Path) -> bool:
+    """Whether a store is named by an address, whose two slashes a Path folds into one."""
+    return str(store).startswith("s3:/")
+
+
 def require_store(folder: Path) -> None:
     """Raise `Problem` where there is nothing that could be a store."""
-    if not folder.is_dir():
+    if not in_bucket(folder) and not folder.is_dir():
         raise Problem(f"there is no store at {folder}: make one with decant index PATH --store {folder}")
 
 
