@@ -154,8 +154,9 @@ class _Actors:
         self._ray = ray
         self.count = count
         kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=RETRIES, max_task_retries=RETRIES)(ShardWorker)
-        self._make: Callable[[], Any] = lambda: kind.remote(load, shared)
-        shared = ray.put(job)
+        # Given with each task, not to the actor: then nothing that a new start of it needs can be lost.
+        self._job = ray.put(job)
+        self._make: Callable[[], Any] = lambda: kind.remote(load, job.settings)
         self._actors: list[Any] = []
 
     def results(self, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Finished]]:
@@ -166,7 +167,7 @@ class _Actors:
 
         def give(actor: Any) -> None:
             if (shard := next(todo, None)) is not None:
-                running[actor.run.remote(shard)] = (shard, actor)
+                running[actor.run.remote(self._job, shard)] = (shard, actor)
 
         for actor in (*self._actors, *self._actors):
             give(actor)
@@ -179,7 +180,7 @@ class _Actors:
     def again(self, shard: Shard, leave_out: frozenset[str]) -> Finished:
         """A shard once more, without documents that another one has."""
         self._start(1)
-        return self._got(self._actors[0].run.remote(shard, leave_out), shard)
+        return self._got(self._actors[0].run.remote(self._job, shard, leave_out), shard)
 
     def _start(self, count: int) -> None:
         self._actors += [self._make() for _ in range(count - len(self._actors))]

@@ -81,33 +81,33 @@ class ShardWorker:
 
     Args:
         load: gives the encoder.
-        job: the run's.
+        settings: how documents are cut.
     """
 
-    def __init__(self, load: Callable[[], Encoder], job: Job) -> None:
+    def __init__(self, load: Callable[[], Encoder], settings: ChunkSettings) -> None:
         self._encoder = load()
-        job.meta.require_fingerprint(self._encoder.fingerprint, "this worker's model", job.table)
-        self._job = job
-        self._chunker = Chunker(self._encoder, job.settings)
+        self._chunker = Chunker(self._encoder, settings)
 
-    def run(self, shard: Shard, leave_out: frozenset[str] = frozenset()) -> Finished:
+    def run(self, job: Job, shard: Shard, leave_out: frozenset[str] = frozenset()) -> Finished:
         """Read, cut and encode a shard, and write its rows as fragments that are not committed.
 
         Args:
+            job: the run's, of the same settings.
             shard: what to read.
             leave_out: ids that another shard has taken.
         """
-        rows = _Rows(self._job.meta)
-        batches = Batches(rows, self._encoder, self._chunker, batch_chunks=self._job.batch_chunks)
-        reading = _Reading(self._job.known, leave_out, batches)
+        job.meta.require_fingerprint(self._encoder.fingerprint, "this worker's model", job.table)
+        rows = _Rows(job.meta)
+        batches = Batches(rows, self._encoder, self._chunker, batch_chunks=job.batch_chunks)
+        reading = _Reading(job.known, leave_out, batches)
         settings = source_settings(self._chunker.settings)
-        with Isolated(self._job.parse_seconds) as isolated:
+        with Isolated(job.parse_seconds) as isolated:
             for piece in shard.pieces:
                 for source in sources_of(piece.file, settings, isolated, piece.stretch):
                     reading.take(piece.file, source)
         batches.flush()
         return Finished(
-            _written(rows.tables, self._job),
+            _written(rows.tables, job),
             tuple(reading.encoded),
             tuple(reading.unchanged),
             tuple(reading.failed),

@@ -83,7 +83,9 @@ def test_small_stores_are_searched_exactly_and_large_ones_not():
     assert choose_kind(accelerator.INVERTED_FROM, 384, much)[0] == "ivf"
 
 
-@pytest.mark.parametrize(("memory_gib", "kind"), [(64, "hnsw"), (6, "ivf"), (3, "int8"), (2, "lance-hnsw"), (1, "lance-rq")])
+@pytest.mark.parametrize(
+    ("memory_gib", "kind"), [(64, "hnsw"), (6, "ivf"), (3, "int8"), (2, "lance-rq"), (1, "lance-rq")]
+)
 def test_little_memory_calls_for_smaller_accelerators(memory_gib, kind):
     chosen, reason = choose_kind(1_000_000, 384, memory_gib << 30)
     assert chosen == kind
