@@ -1,10 +1,12 @@
-"""Search accelerators side by side on one thread: `python benchmarks/search.py --rows 100000 --out runs/search.jsonl`.
+"""Search engines side by side on the same vectors: `python benchmarks/search.py --data DIR --rows 100000`.
 
-Dense: Decant's store and searcher, plain faiss, hnswlib and usearch over the same unit vectors; sparse: Decant, plain
-Seismic, scipy CSR. Vectors are those of real texts (`--texts`, a file with one passage a line, encoded with
-decant-mini) extended by mixtures: each further row is a real one moved towards a second, with the noise that real
-neighbours show. Every engine reports the queries a second of the cheapest setting that reaches recall@10 of 0.95 and
-0.99 against the exact result. A row of the output is written as soon as it is measured and is not measured again.
+Dense: Decant, plain faiss, hnswlib and usearch, the same links and build width; sparse (`--sparse-model`, a model with
+a sparse head): Decant's postings and its segments, plain Seismic, a scipy CSR product. Vectors are `search_data`'s:
+those of real texts and questions, extended by mixtures. Every engine tries its settings from cheap to dear and reports
+queries a second, on one thread and on two, of the first that reaches recall@10 of 0.95 and of 0.99 against the exact
+result; `decant-with-texts` also reads the ten best passages from the store. Indexes are kept under `--folder`, and a
+line of the output is written as soon as it is measured, so a run that was stopped goes on. bm25s is not among them: it
+scores texts and takes no vectors.
 """
 
 from __future__ import annotations
@@ -12,188 +14,315 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
+import search_data
 
-Search = Callable[[NDArray[np.float32], int], NDArray[np.int64]]
-K, MARKS = 10, (0.95, 0.99)
-WIDTHS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+K, MARKS, THREADS = 10, (0.95, 0.99), (1, 2)
+WIDTHS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+# Seismic's: terms of a query that are followed, and how much of the k-th score a block must promise.
+CUTS = ((3, 0.9), (5, 0.9), (8, 0.9), (10, 0.9), (10, 0.8), (15, 0.8), (20, 0.8), (20, 0.7), (40, 0.7), (60, 0.6))
+LINKS, BUILD_WIDTH = 32, 100
+_FAISS: Any = faiss
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine with its index: `search(query, setting)` gives the K best rows; it takes `bytes` on disk."""
+
+    search: Callable[[Any, Any], Iterable[int]]
+    settings: Sequence[Any]
+    bytes: int
 
 
 def main() -> None:
     """Measure what is not in the output yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with text/ and pairs/")
+    parser.add_argument("--folder", type=Path, default=Path("runs/search"), help="vectors, indexes and results")
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--queries", type=int, default=500)
-    parser.add_argument("--texts", type=Path, required=True, help="a passage a line")
-    parser.add_argument("--real", type=int, default=4000, help="passages to encode")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--passages", type=int, default=12_000, help="real texts to encode")
+    parser.add_argument("--sparse-model", help="a model with a sparse head")
     options = parser.parse_args()
     faiss.omp_set_num_threads(1)
-    done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    known = {(row["engine"], row["rows"]) for row in done}
-    rows, queries = vectors(options.texts, options.real, options.rows, options.queries)
-    truth = exact(rows, queries)
-    for name, build in ENGINES.items():
-        if (name, options.rows) in known:
-            continue
-        began = time.perf_counter()
-        search = build(rows)
-        row = {"engine": name, "rows": len(rows), "build_s": round(time.perf_counter() - began, 1)}
-        row |= marks(search, queries, truth)
-        with options.out.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)  # noqa: T201
+    files = search_data.encoded(options.data, options.folder, options.passages, 2000, options.sparse_model)
+    out = options.folder / f"results-{options.rows}.jsonl"
+    done = [json.loads(line)["engine"] for line in out.read_text().splitlines()] if out.exists() else []
+    indexes = options.folder / f"indexes-{options.rows}"
+    indexes.mkdir(exist_ok=True)
 
-
-def vectors(texts: Path, real: int, count: int, asked: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Real vectors extended by mixtures, (count, D), and queries drawn the same way, (asked, D); unit rows."""
-    from decant.embedder import Encoder
-
-    kept = texts.with_suffix(f".{real}.npy")
-    if not kept.exists():
-        lines = texts.read_text(encoding="utf-8").splitlines()[:real]
-        made = Encoder.load().encode(lines).dense
-        assert made is not None
-        np.save(kept, made)
-    seeds = np.load(kept)
-    rng = np.random.default_rng(0)
-    total = count + asked
-    one, two = rng.integers(0, len(seeds), (2, total))
-    share = rng.uniform(0, 0.5, (total, 1)).astype(np.float32)
-    noise = rng.standard_normal((total, seeds.shape[1]), np.float32) * (0.4 / np.sqrt(seeds.shape[1]))
-    mixed = (1 - share) * seeds[one] + share * seeds[two] + noise
-    mixed[: min(len(seeds), count)] = seeds[:count]
-    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
-    return np.ascontiguousarray(mixed[:count]), np.ascontiguousarray(mixed[count:])
-
-
-def exact(rows: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.int64]:
-    """(Q, K) best rows."""
-    flat: Any = faiss.IndexFlatIP(rows.shape[1])
-    flat.add(rows)
-    return flat.search(queries, K)[1]
-
-
-def marks(search: Search, queries: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, Any]:
-    """Queries a second, and p99 in milliseconds, of the cheapest width that reaches each mark."""
-    found: dict[str, Any] = {}
-    for width in WIDTHS:
-        seconds: list[float] = []
-        hits = 0
-        for query, best in zip(queries, truth, strict=True):
+    def measure(engines: dict[str, Any], rows: Any, asked: list[Any], truth: list[set[int]]) -> None:
+        for name, build in engines.items():
+            if name in done:
+                continue
             began = time.perf_counter()
-            got = search(query[None], width)
-            seconds.append(time.perf_counter() - began)
-            hits += len(set(got.tolist()) & set(best.tolist()))
-        recall = hits / truth.size
+            engine = build(rows, indexes)
+            row = {"engine": name, "rows": rows.shape[0], "build_s": round(time.perf_counter() - began, 1)}
+            row |= {"mib": round(engine.bytes / 2**20)} | marks(engine, asked, truth)
+            with out.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+
+    if not set(DENSE) <= set(done):
+        rows, queries = search_data.dense(files["dense"], options.rows, options.queries)
+        flat: Any = faiss.IndexFlatIP(rows.shape[1])
+        flat.add(rows)
+        truth = [set(found.tolist()) for found in flat.search(queries, K)[1]]
+        del flat
+        measure(DENSE, rows, list(queries[:, None]), truth)
+    if "sparse" in files and not set(SPARSE) <= set(done):
+        sparse, questions = search_data.sparse(files["sparse"], files["dense"], options.rows, options.queries)
+        asked = [questions[[i]] for i in range(questions.shape[0])]
+        exact = csr_product(sparse, indexes)
+        measure(SPARSE, sparse, asked, [set(exact.search(query, None)) for query in asked])
+
+
+def marks(engine: Engine, asked: list[Any], truth: list[set[int]]) -> dict[str, Any]:
+    """What the cheapest setting that reaches each mark costs."""
+    found: dict[str, Any] = {}
+    for setting in engine.settings:
+        recall = np.mean([len({*engine.search(q, setting)} & best) / K for q, best in zip(asked, truth, strict=True)])
         for mark in MARKS:
-            if recall >= mark and f"qps@{mark}" not in found:
-                found[f"qps@{mark}"] = round(len(seconds) / sum(seconds))
-                found[f"p99_ms@{mark}"] = round(float(np.percentile(seconds, 99)) * 1e3, 3)
-                found[f"width@{mark}"], found[f"recall@{mark}"] = width, round(recall, 4)
-        if f"qps@{MARKS[-1]}" in found:
+            if recall >= mark and f"setting@{mark}" not in found:
+                found |= {f"setting@{mark}": setting, f"recall@{mark}": round(float(recall), 4)}
+                found |= {f"{name}@{mark}": value for name, value in speed(engine, asked, setting).items()}
+        if f"setting@{MARKS[-1]}" in found:
             break
     return found
 
 
-def faiss_hnsw(rows: NDArray[np.float32]) -> Search:
-    """Plain faiss, built as Decant builds its graph."""
-    index: Any = faiss.IndexHNSWFlat(rows.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = 100
-    index.add(rows)
-    kind: Any = getattr(faiss, "SearchParametersHNSW")  # noqa: B009  # faiss describes only part of itself
-    return lambda query, width: index.search(query, K, params=kind(efSearch=width))[1][0]
+def speed(engine: Engine, asked: list[Any], setting: Any) -> dict[str, float]:
+    """Queries a second by the number of threads that ask, and the slowest of a hundred on one, in milliseconds."""
+
+    def timed(query: Any) -> float:
+        began = time.perf_counter()
+        engine.search(query, setting)
+        return time.perf_counter() - began
+
+    values: dict[str, float] = {}
+    for threads in THREADS:
+        with ThreadPoolExecutor(threads) as pool:
+            best = min(_seconds(pool, timed, asked) for _ in range(3))
+        values[f"qps{threads}"] = round(len(asked) / best)
+    values["p99_ms"] = round(float(np.percentile([timed(query) for query in asked], 99)) * 1e3, 3)
+    return values
 
 
-def hnswlib_graph(rows: NDArray[np.float32]) -> Search:
-    """Plain hnswlib with the same links and build width."""
+def _seconds(pool: ThreadPoolExecutor, timed: Callable[[Any], float], asked: list[Any]) -> float:
+    began = time.perf_counter()
+    list(pool.map(timed, asked))
+    return time.perf_counter() - began
+
+
+def faiss_graph(rows: Any, folder: Path) -> Engine:
+    """Plain faiss."""
+    file = folder / "faiss"
+    if not file.exists():
+        made: Any = faiss.IndexHNSWFlat(rows.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
+        made.hnsw.efConstruction = BUILD_WIDTH
+        made.add(rows)
+        faiss.write_index(made, str(file))
+    index: Any = faiss.read_index(str(file))
+
+    def search(query: Any, width: int) -> list[int]:
+        return index.search(query, K, params=_FAISS.SearchParametersHNSW(efSearch=width))[1][0].tolist()
+
+    return Engine(search, WIDTHS, file.stat().st_size)
+
+
+def hnswlib_graph(rows: Any, folder: Path) -> Engine:
+    """Plain hnswlib."""
     import hnswlib
 
+    file = folder / "hnswlib"
     index = hnswlib.Index("ip", rows.shape[1])
-    index.init_index(len(rows), M=32, ef_construction=100)
-    index.set_num_threads(1)
-    index.add_items(rows, num_threads=1)
+    if file.exists():
+        index.load_index(str(file))
+    else:
+        index.init_index(len(rows), M=LINKS, ef_construction=BUILD_WIDTH)
+        index.add_items(rows, num_threads=1)
+        index.save_index(str(file))
 
-    def search(query: NDArray[np.float32], width: int) -> NDArray[np.int64]:
-        index.set_ef(max(width, K))
-        return index.knn_query(query, K, num_threads=1)[0][0].astype(np.int64)
+    def search(query: Any, width: int) -> list[int]:
+        index.set_ef(width)
+        return index.knn_query(query, K, num_threads=1)[0][0].tolist()
 
-    return search
+    return Engine(search, WIDTHS, file.stat().st_size)
 
 
-def usearch_graph(rows: NDArray[np.float32]) -> Search:
-    """Plain usearch with the same links and build width."""
+def usearch_graph(rows: Any, folder: Path) -> Engine:
+    """Plain usearch."""
     from usearch.index import Index
 
-    index = Index(ndim=rows.shape[1], metric="ip", dtype="f32", connectivity=32, expansion_add=100)
-    index.add(np.arange(len(rows)), rows, threads=1)
+    file = folder / "usearch"
+    index = Index(ndim=rows.shape[1], metric="ip", dtype="f32", connectivity=LINKS, expansion_add=BUILD_WIDTH)
+    if file.exists():
+        index.load(str(file))
+    else:
+        index.add(np.arange(len(rows)), rows, threads=1)
+        index.save(str(file))
 
-    def search(query: NDArray[np.float32], width: int) -> NDArray[np.int64]:
+    def search(query: Any, width: int) -> list[int]:
         index.expansion_search = width
-        return np.asarray(index.search(query[0], K, threads=1).keys, np.int64)
+        return index.search(query[0], K, threads=1).keys.tolist()
 
-    return search
-
-
-def decant(rows: NDArray[np.float32]) -> Search:
-    """Decant's own view: accelerator, tombstones, exact rescoring and ties, without the texts."""
-    return next(_decant(rows, texts=False))
+    return Engine(search, WIDTHS, file.stat().st_size)
 
 
-def decant_with_texts(rows: NDArray[np.float32]) -> Search:
-    """The same through `Searcher.search_vectors`, which also reads the ten best texts from the store."""
-    return next(_decant(rows, texts=True))
+def decant(rows: Any, folder: Path) -> Engine:
+    """Decant's view of a snapshot: graph, tombstones, exact rescoring and ties, without the texts."""
+    return _decant(rows, folder, "hnsw", texts=False)
 
 
-def _decant(rows: NDArray[np.float32], *, texts: bool) -> Iterator[Search]:
-    import tempfile
+def decant_with_texts(rows: Any, folder: Path) -> Engine:
+    """The same through `Searcher.search_vectors`, which looks for a newer version and reads the ten best passages."""
+    return _decant(rows, folder, "hnsw", texts=True)
 
-    from decant.index import Searcher, Store, accelerator
-    from decant.index.documents import Chunk, Document
-    from decant.index.schema import IndexedDocument
+
+def decant_lance(kind: str) -> Callable[[Any, Path], Engine]:
+    """The table's own index, as for a store that does not fit in memory."""
+    return lambda rows, folder: _decant(rows, folder, kind, texts=False)
+
+
+def _decant(rows: Any, folder: Path, kind: str, *, texts: bool) -> Engine:
+    from decant.index import Searcher, Store, accelerator, lance_ann
+    from decant.index.info import place_bytes
     from decant.index.testing import HashEncoder
     from decant.index.topk import normalized
 
     encoder = HashEncoder(rows.shape[1])
-    folder = tempfile.TemporaryDirectory(prefix="decant-bench-")
-    store = Store.open(Path(folder.name) / "s", encoder=encoder, create=True)
-    with store.writer():
-        for start in range(0, len(rows), 10_000):
-            batch = [
-                IndexedDocument(
-                    Document(f"{i}", f"row {i}"), "h", [Chunk(f"{i}", 0, 0, len(f"row {i}"), f"row {i}")], v
-                )
-                for i, v in enumerate(rows[start : start + 10_000, None], start)
-            ]
-            store.replace(batch)
-        store.build_accelerator("hnsw")
-    searcher = Searcher(store, encoder)
-    ids = np.array(store.snapshot().take(np.arange(len(rows)), ["doc_id"])["doc_id"].to_pylist(), np.int64)
+    store = Store.open(folder / "store", encoder=encoder, create=True)
+    if len(store.snapshot()) < len(rows):
+        _fill(store, rows)
+    if store.info()["dense"]["search"] != kind:
+        store.build_accelerator(kind)
+    searcher, snapshot = Searcher(store, encoder), store.snapshot()
+    ids = np.array(snapshot.scan(["doc_id"]).sort_by("_rowid")["doc_id"].to_pylist(), np.int64)
+    view = searcher.view(snapshot)
 
-    def search(query: NDArray[np.float32], width: int) -> NDArray[np.int64]:
-        accelerator.GRAPH_SEARCH_EF = width
+    def search(query: Any, width: int) -> list[int]:
+        accelerator.GRAPH_SEARCH_EF = lance_ann.PROBES = width
         if texts:
             [hits] = searcher.search_vectors(query, k=K)
-            return np.array([int(hit.chunk.doc_id) for hit in hits])
-        [found] = searcher.view(store.snapshot()).search(normalized(query), K)
-        return ids[found.positions]
+            return [int(hit.chunk.doc_id) for hit in hits]
+        [found] = view.search(normalized(query), K)
+        return ids[found.positions].tolist()
 
-    search.folder = folder  # type: ignore[attr-defined]  # kept as long as the search
-    yield search
+    held = (
+        place_bytes(store.place)
+        if kind.startswith("lance")
+        else sum(f.stat().st_size for f in store.dense_folder.rglob("*.*"))
+    )
+    return Engine(search, WIDTHS, held)
 
 
-ENGINES: dict[str, Callable[[NDArray[np.float32]], Search]] = {
-    "faiss-hnsw": faiss_hnsw,
+def _fill(store: Any, rows: Any) -> None:
+    from decant.index.documents import Chunk, Document
+    from decant.index.schema import IndexedDocument
+
+    text = (
+        "A passage of the store, about as long as passages are, so that reading ten of them costs what it costs. " * 5
+    )
+    with store.writer():
+        for start in range(len(store.snapshot()), len(rows), 10_000):
+            batch: list[Any] = []
+            for i, vector in enumerate(rows[start : start + 10_000, None], start):
+                chunk = Chunk(f"{i}", 0, 0, len(text), text)
+                batch.append(IndexedDocument(Document(f"{i}", text), "h", [chunk], vector))
+            store.replace(batch)
+        store.optimize()
+
+
+def csr_product(rows: Any, folder: Path) -> Engine:
+    """A scipy product of all rows with the query."""
+
+    def search(query: Any, setting: Any) -> list[int]:
+        dense = np.zeros(rows.shape[1], np.float32)
+        dense[query.indices] = query.data
+        return np.argpartition(-(rows @ dense), K)[:K].tolist()
+
+    return Engine(search, (None,), rows.data.nbytes + rows.indices.nbytes)
+
+
+def postings(rows: Any, folder: Path) -> Engine:
+    """Decant's exact postings."""
+    from decant.index.postings import Postings
+
+    block = Postings.of(np.arange(rows.shape[0]), rows)
+
+    def search(query: Any, setting: Any) -> list[int]:
+        return _best(rows, block.candidates(query.indices, query.data, K, None), query)
+
+    return Engine(search, (None,), block.members.nbytes + block.weights.nbytes)
+
+
+def seismic_plain(rows: Any, folder: Path) -> Engine:
+    """Plain Seismic."""
+    segment, size = _segment(rows, folder)
+
+    def search(query: Any, setting: tuple[int, float]) -> list[int]:
+        found = segment.index.search(query.indices.astype(np.int32), query.data, K, *setting, 0, True)
+        return [row for _, row in found]
+
+    return Engine(search, CUTS, size)
+
+
+def segment_of_decant(rows: Any, folder: Path) -> Engine:
+    """Decant's sealed segment: Seismic's candidates, scored again exactly."""
+    from decant.index import seismic
+
+    segment, size = _segment(rows, folder)
+
+    def search(query: Any, setting: tuple[int, float]) -> list[int]:
+        seismic.QUERY_CUT, seismic.HEAP_FACTOR = setting
+        found = segment.candidates(query.indices.astype(np.int32), query.data, K, None, exact=False)
+        return _best(rows, found, query)
+
+    return Engine(search, CUTS, size)
+
+
+def _segment(rows: Any, folder: Path) -> tuple[Any, int]:
+    from decant.index import seismic
+
+    files = folder / "seismic"
+    if not files.exists():
+        scratch = folder / "seismic.new"
+        scratch.mkdir(exist_ok=True)
+        seismic.write_segment(scratch, 0, np.arange(rows.shape[0]), rows, rows.shape[1])
+        scratch.rename(files)
+    segment = seismic.load_segment({file.name: file for file in files.iterdir()}, 0, rows.shape[1])
+    return segment, sum(file.stat().st_size for file in files.iterdir())
+
+
+def _best(rows: Any, found: Any, query: Any) -> list[int]:
+    """The K best of some candidates, scored as the store scores them."""
+    from decant.index.postings import exact_scores
+
+    scores = exact_scores(rows, rows.shape[1], found, query.indices, query.data)
+    return found[np.argsort(-scores, kind="stable")[:K]].tolist()
+
+
+DENSE = {
+    "faiss-hnsw": faiss_graph,
     "hnswlib": hnswlib_graph,
     "usearch": usearch_graph,
     "decant": decant,
     "decant-with-texts": decant_with_texts,
+    "decant lance-hnsw": decant_lance("lance-hnsw"),
+    "decant lance-rq": decant_lance("lance-rq"),
+}
+SPARSE = {
+    "scipy-csr": csr_product,
+    "decant postings": postings,
+    "seismic": seismic_plain,
+    "decant segment": segment_of_decant,
 }
 
 if __name__ == "__main__":

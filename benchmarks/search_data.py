@@ -42,7 +42,7 @@ def encoded(data: Path, folder: Path, passages: int, questions: int, sparse_mode
 
         encoder = Encoder.load(sparse_model if kind == "sparse" else None)
         made: dict[str, Any] = {}
-        for name, texts in (("rows", _passages(data, passages)), ("queries", _questions(data, questions))):
+        for name, texts in (("rows", real_texts(data, passages)), ("queries", _questions(data, questions))):
             how = {"kind": "query" if name == "queries" else "document", "outputs": (kind,)}
             parts = [getattr(encoder.encode(texts[i : i + 256], **how), kind) for i in range(0, len(texts), 256)]
             if kind == "dense":
@@ -127,7 +127,7 @@ def _cut(rows: csr_array, lengths: NDArray[np.int64], rng: np.random.Generator) 
     return csr_array((varied, rows.indices[kept], indptr), shape=rows.shape)
 
 
-def _passages(data: Path, count: int) -> list[str]:
+def real_texts(data: Path, count: int) -> list[str]:
     """Passages from all sources in turn, none twice."""
     sources = [_records(data / name) for name in TEXTS]
     found: dict[str, None] = {}
