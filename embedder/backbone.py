@@ -28,6 +28,7 @@ from .families import (
     WINDOW_ONE_WIDER,
 )
 from .formats.json_file import read_json
+from .lean import LeanDecoder, refusal
 from .spec import Attention
 
 # What ties a configuration to Python code of its own.
@@ -59,6 +60,7 @@ class Backbone:
         self._first_position = first_position(self.config)
         self._long_from = _longrope_limit(self.config)
         self._widths = _elementwise_widths(self.config)
+        self._lean: LeanDecoder | None = None
 
     @classmethod
     def load(
@@ -129,6 +131,12 @@ class Backbone:
             model._weight_conversions = None
         return cls(model.to(device), attention)
 
+    def prepare(self) -> None:
+        """Copy the weights, which are complete now, into the form that inference is fastest with, where there is one."""
+        reason = "its texts need forwards of equal length" if self.engine != "packed" else refusal(self.model)
+        self._lean = None if reason else LeanDecoder(self.model)
+        log.info("layers: %s", f"transformers' own ({reason})" if reason else "prepared for this processor")
+
     @property
     def config(self) -> PretrainedConfig:
         """The configuration of the text decoder, also where it is part of a composite model."""
@@ -189,9 +197,20 @@ class Backbone:
         return self._packed(functional.pad(input_ids, (0, rows - total)), layout.filled(rows))[:total]
 
     def _packed(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
+        if (lean := self._prepared()) is not None and type(layout) is PackedLayout:
+            return lean(input_ids, layout)
         positions = layout.position_ids() + self._first_position
         output = self.model(input_ids=input_ids[None], position_ids=positions[None], use_cache=False, packed=layout)
         return output.last_hidden_state[0]
+
+    def _prepared(self) -> LeanDecoder | None:
+        """The prepared layers, for inference only, and only while they are what the model is."""
+        if self._lean is None or not torch.is_inference_mode_enabled():
+            return None
+        if not self._lean.current:
+            log.info("layers: transformers' own (the weights have changed since they were prepared)")
+            self._lean = None
+        return self._lean
 
     def _by_runs(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
         parts: list[Tensor] = []

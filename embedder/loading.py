@@ -55,6 +55,7 @@ def load_parts(
     )
     for adapter in files.adapters:
         backbone.model = merge_adapter(backbone.model, adapter)
+    backbone.prepare()
     backbone.check_vocabulary(tokenizer.vocabulary_size, files.backbone)
     stored = calibration.load(files.calibration) if files.calibration else {}
     source = files.examples if examples is None else Path(examples)

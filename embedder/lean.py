@@ -1,0 +1,156 @@
+"""The decoder with fewer steps, for inference on a CPU: the same function of the same weights as transformers' classes.
+
+Between the matrix products of a small model an equal time goes into what joins them. Here query, key and value are one
+product, the weight of a norm is multiplied into the product behind it, weights are laid out once for oneDNN, and the
+activation, the gate and the residual are added inside the products. Every load proves it against transformers' own
+forward (`verify.reference_parity`); families that are not listed run through transformers unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..kernels.attention import PackedLayout, attention
+from .products import Product, unavailable
+
+# Decoders of pre-norms, rotary positions and a gated SiLU between three linear layers, and nothing else.
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+# Weights are copied into their layout: beyond this, where products are nearly all of the time, memory is worth more.
+MAX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Layer:
+    module: nn.Module
+    qkv: Product
+    out: Product
+    gate: Product
+    up: Product
+    down: Product
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    head_norms: tuple[Tensor, Tensor] | None
+    epsilon: float
+
+
+class LeanDecoder:
+    """Hidden states of packed batches from prepared copies of a model's weights.
+
+    It holds what the weights were when it was made; `current` says whether they still are.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Prepare the weights of a model that `refusal` has nothing against."""
+        self._model: Any = model
+        self._epsilon = float(self._model.norm.variance_epsilon)
+        self._layers = [_prepare(layer) for layer in self._model.layers]
+        self._versions = _versions(model)
+
+    @property
+    def current(self) -> bool:
+        """Whether the model's weights are still those that were prepared."""
+        return _versions(self._model) == self._versions
+
+    def __call__(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
+        """Compute the last hidden states, (total_tokens, H), of a packed batch, (total_tokens,) int64."""
+        x = self._model.embed_tokens(input_ids)
+        # A table of all positions is small, and longest texts decide it as in transformers.
+        positions = torch.arange(layout.max_seqlen, device=x.device)
+        cos, sin = (part[0][layout.position_ids()] for part in self._model.rotary_emb(x, positions[None]))
+        for layer in self._layers:
+            x = _attend(layer, x, cos, sin, layout)
+            x = _feed_forward(layer, x)
+        return _unit_rms(x, self._epsilon).mul_(self._model.norm.weight)
+
+
+def refusal(model: PreTrainedModel) -> str | None:
+    """Say why a model has to run through transformers; None where `LeanDecoder` computes the same."""
+    config = model.config
+    if config.model_type not in FAMILIES or not type(model).__module__.startswith("transformers."):
+        return f"{config.model_type} is none of {', '.join(FAMILIES)}"
+    if model.device.type != "cpu":
+        return f"the weights are on {model.device.type}"
+    if reason := unavailable(model.dtype):
+        return reason
+    if config.hidden_act != "silu":
+        return f"its activation is {config.hidden_act}"
+    if any(getattr(part, "sliding_window", None) for part in (config, *model.modules())):
+        return "it has a sliding window"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return "hooks listen to its layers"
+    layers = cast(nn.ModuleList, model.layers)
+    kinds = {type(part) for part in layers.modules() if next(part.parameters(recurse=False), None) is not None}
+    if others := [kind.__name__ for kind in kinds - {nn.Linear} if not kind.__name__.endswith("RMSNorm")]:
+        return f"it has layers of another kind, {others[0]}"
+    size = sum(weight.nbytes for weight in layers.parameters())
+    if size > MAX_BYTES:
+        return f"a copy of its layers would take {size / 2**30:.1f} GiB"
+    return None
+
+
+def _versions(model: nn.Module) -> tuple[tuple[int, int], ...]:
+    return tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in model.parameters())
+
+
+def _prepare(layer: Any) -> _Layer:
+    attends, mlp = layer.self_attn, layer.mlp
+    before, after = layer.input_layernorm, layer.post_attention_layernorm
+    head_dim = int(attends.head_dim)
+    norms = (attends.q_norm.weight, attends.k_norm.weight) if hasattr(attends, "q_norm") else None
+    return _Layer(
+        module=attends,
+        qkv=Product.of([attends.q_proj, attends.k_proj, attends.v_proj], before.weight),
+        out=Product.of([attends.o_proj]),
+        gate=Product.of([mlp.gate_proj], after.weight),
+        up=Product.of([mlp.up_proj], after.weight),
+        down=Product.of([mlp.down_proj]),
+        heads=attends.q_proj.out_features // head_dim,
+        kv_heads=attends.k_proj.out_features // head_dim,
+        head_dim=head_dim,
+        scale=float(attends.scaling),
+        head_norms=norms,
+        epsilon=float(before.variance_epsilon),
+    )
+
+
+def _attend(layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, layout: PackedLayout) -> Tensor:
+    """One layer's attention added to the residual stream, (total_tokens, H)."""
+    if layout.trace is not None:
+        layout.trace.append(layer.module)
+    parts = layer.qkv(_unit_rms(x, layer.epsilon)).unflatten(1, (-1, layer.head_dim)).transpose(0, 1)
+    turned, value = parts[: -layer.kv_heads], parts[-layer.kv_heads :]
+    if layer.head_norms is not None:
+        query, key = turned.split([layer.heads, layer.kv_heads])
+        weights = layer.head_norms
+        turned = torch.cat([_unit_rms(part, layer.epsilon) * w for part, w in zip((query, key), weights, strict=True)])
+    query, key = _rotate(turned, cos, sin).split([layer.heads, layer.kv_heads])
+    context = attention(query, key, value, layout, scale=layer.scale)
+    return layer.out.plus(context.flatten(1), x)
+
+
+def _feed_forward(layer: _Layer, x: Tensor) -> Tensor:
+    """One layer's gated feed-forward part added to the residual stream, (total_tokens, H)."""
+    normed = _unit_rms(x, layer.epsilon)
+    return layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), x)
+
+
+def _unit_rms(x: Tensor, epsilon: float) -> Tensor:
+    """Give rows (..., H) a mean square of 1, in the format of `x`; the mean is taken in float32."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return x * norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_().to(x.dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions, halves against halves: x (heads, total_tokens, D), cos and sin (total_tokens, D)."""
+    half = x.shape[-1] // 2
+    turned = torch.mul(x, cos, out=x.new_empty(x.shape))
+    turned[..., :half].addcmul_(x[..., half:], sin[:, :half], value=-1)
+    turned[..., half:].addcmul_(x[..., :half], sin[:, half:])
+    return turned

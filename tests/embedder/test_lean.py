@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from decant.embedder import Encoder, EncoderSpec
+from decant.embedder.lean import FAMILIES, LeanDecoder, refusal
+from decant.embedder.measuring import random_ids
+from decant.embedder.products import Product
+
+EncoderOf = Callable[..., Encoder]
+NO_WINDOW: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": None},
+    "qwen2": {"use_sliding_window": False, "layer_types": ["full_attention"] * 2},
+    "qwen3": {"use_sliding_window": False, "layer_types": ["full_attention"] * 2},
+}
+CASES: list[tuple[str, dict[str, Any]]] = [
+    *((family, NO_WINDOW.get(family, {})) for family in FAMILIES),
+    ("llama", {"attention_bias": True, "mlp_bias": True}),
+    ("llama", {"num_key_value_heads": 1}),
+]
+
+
+def states(encoder: Encoder, lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Hidden states of prepared layers and of transformers' own."""
+    rows = random_ids(encoder, lengths)
+    layout = encoder.backbone.layout([len(row) for row in rows])
+    with torch.inference_mode():
+        ours = LeanDecoder(encoder.backbone.model)(torch.cat(rows), layout)
+        with encoder.backbone.transformers_attention():
+            theirs = encoder.backbone(torch.cat(rows), layout)
+    return ours, theirs
+
+
+def shaken(encoder: Encoder) -> Encoder:
+    """Give every weight a value of its own: norms of ones and biases of zeros would hide a mistake."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in encoder.backbone.model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.2)
+    return encoder
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+@pytest.mark.parametrize(("family", "config"), CASES, ids=str)
+def test_same_states_as_transformers(
+    new_model: Callable[..., Any], family: str, config: dict[str, Any], attention: str
+) -> None:
+    encoder = shaken(
+        Encoder.load(new_model(family, **config), dtype="float32", spec=EncoderSpec(attention=attention), verify=False)
+    )  # type: ignore[arg-type]
+    assert refusal(encoder.backbone.model) is None
+    ours, theirs = states(encoder, (13, 7, 7, 1))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_is_as_exact_as_transformers(encoder_of: EncoderOf) -> None:
+    exact = shaken(Encoder.load(encoder_of().path, dtype="float32", verify=False))
+    half = shaken(Encoder.load(encoder_of().path, dtype="float32", verify=False))
+    half.backbone.model.bfloat16()
+    _, reference = states(exact, (13, 7, 7, 1))
+    ours, theirs = states(half, (13, 7, 7, 1))
+    errors = [(x.float() - reference).abs().mean().item() for x in (ours, theirs)]
+    assert errors[0] <= 1.5 * errors[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "reason"),
+    [
+        ("gemma2", {}, "gemma2 is none of"),
+        ("llama", {"hidden_act": "gelu"}, "activation is gelu"),
+        ("mistral", {"sliding_window": 4}, "sliding window"),
+    ],
+)
+def test_says_what_it_cannot_prepare(encoder_of: EncoderOf, family: str, config: dict[str, Any], reason: str) -> None:
+    assert reason in str(refusal(encoder_of(family=family, **config).backbone.model))
+
+
+def test_hooks_and_foreign_layers_are_refused(new_model: Callable[..., Any]) -> None:
+    model = Encoder.load(new_model(), dtype="float32").backbone.model
+    handle = model.layers[0].register_forward_hook(lambda *_: None)
+    assert "hooks" in str(refusal(model))
+    handle.remove()
+    model.layers[0].mlp.up_proj = nn.Bilinear(2, 2, 2)
+    assert "another kind, Bilinear" in str(refusal(model))
+
+
+def test_changed_weights_are_noticed(new_model: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    encoder = Encoder.load(new_model(), dtype="float32")
+    before = encoder.encode("a text").dense
+    with torch.no_grad():
+        encoder.backbone.model.layers[0].mlp.down_proj.weight.mul_(3)
+    with caplog.at_level(logging.INFO, "decant"):
+        after = encoder.encode("a text").dense
+    assert before is not None and after is not None
+    assert abs(after - before).max() > 1e-4
+    assert "weights have changed" in caplog.text
+
+
+def test_gradients_go_through_the_model_itself(new_model: Callable[..., Any]) -> None:
+    encoder = Encoder.load(new_model(), dtype="float32")
+    encoder.backbone.model.requires_grad_(True)
+    rows = random_ids(encoder, (5, 3))
+    encoder.backbone(torch.cat(rows), encoder.backbone.layout([5, 3])).sum().backward()
+    assert encoder.backbone.model.layers[0].mlp.down_proj.weight.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    first, second = (nn.Linear(24, n, bias=n == 8).to(dtype).requires_grad_(False) for n in (8, 5))
+    scale, x, other = torch.rand(24) + 0.5, torch.randn(7, 24).to(dtype), torch.randn(7, 13).to(dtype)
+    with torch.inference_mode():
+        product = Product.of([first, second], scale)
+        want = torch.cat([layer.float()(x.float() * scale) for layer in (first, second)], 1)
+        tolerance = {"rtol": 2e-2, "atol": 3e-2} if dtype is torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+        for got, expected in (
+            (product(x), want),
+            (product.silu(x), nn.functional.silu(want)),
+            (product.times(x, other), want * other.float()),
+            (product.plus(x, other), want + other.float()),
+        ):
+            torch.testing.assert_close(got.float(), expected, **tolerance)
