@@ -66,8 +66,8 @@ class Views:
 
     def dense(self, snapshot: Snapshot) -> DenseView | LanceView:
         """The dense side of a snapshot; vectors already in memory are kept."""
-        if kind := kind_of(snapshot):
-            return LanceView(snapshot, kind)
+        if kind_of(snapshot):
+            return LanceView(snapshot)
         with self._guard:
             sealed, old = self.dense_generation.value(), self._dense
             if old is None or old.snapshot is not snapshot or old.sealed is not sealed:
