@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from ..kernels.attention import ATTENTION_NAME, PackedLayout, register
+from ..kernels.dispatch import choose
 from ..kernels.rows import alike_rows, rounds_by_rows
 from .errors import ModelError, UnsupportedModelError
 from .families import (
@@ -132,10 +133,14 @@ class Backbone:
         return cls(model.to(device), attention)
 
     def prepare(self) -> None:
-        """Copy the weights, which are complete now, into the form that inference is fastest with, where there is one."""
+        """Copy the weights, which are complete now, into the form that inference is fastest with, where there is one.
+
+        Raises:
+            KernelError: if DECANT_KERNELS asks for a form that this model has not.
+        """
         reason = "its texts need forwards of equal length" if self.engine != "packed" else refusal(self.model)
-        self._lean = None if reason else LeanDecoder(self.model)
-        log.info("layers: %s", f"transformers' own ({reason})" if reason else "prepared for this processor")
+        chosen = choose("layers", self.device, reason)
+        self._lean = LeanDecoder(self.model) if chosen == "onednn" else None
 
     @property
     def config(self) -> PretrainedConfig:
@@ -208,9 +213,9 @@ class Backbone:
         if self._lean is None or not torch.is_inference_mode_enabled():
             return None
         if not self._lean.current:
-            log.info("layers: transformers' own (the weights have changed since they were prepared)")
+            log.info("layers: torch (the weights have changed since they were prepared)")
             self._lean = None
-        return self._lean
+        return None if self._lean is None or self._lean.overheard else self._lean
 
     def _by_runs(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
         parts: list[Tensor] = []

@@ -52,11 +52,18 @@ class LeanDecoder:
         self._epsilon = float(self._model.norm.variance_epsilon)
         self._layers = [_prepare(layer) for layer in self._model.layers]
         self._versions = _versions(model)
+        kinds = ("_forward_hooks", "_forward_pre_hooks")
+        self._hooks = [vars(module)[kind] for module in model.modules() for kind in kinds]
 
     @property
     def current(self) -> bool:
         """Whether the model's weights are still those that were prepared."""
         return _versions(self._model) == self._versions
+
+    @property
+    def overheard(self) -> bool:
+        """Whether hooks wait for the model's own layers to run."""
+        return any(self._hooks)
 
     def __call__(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
         """Compute the last hidden states, (total_tokens, H), of a packed batch, (total_tokens,) int64."""
@@ -83,8 +90,6 @@ def refusal(model: PreTrainedModel) -> str | None:
         return f"its activation is {config.hidden_act}"
     if any(getattr(part, "sliding_window", None) for part in (config, *model.modules())):
         return "it has a sliding window"
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
-        return "hooks listen to its layers"
     layers = cast(nn.ModuleList, model.layers)
     kinds = {type(part) for part in layers.modules() if next(part.parameters(recurse=False), None) is not None}
     if others := [kind.__name__ for kind in kinds - {nn.Linear} if not kind.__name__.endswith("RMSNorm")]:
@@ -122,8 +127,6 @@ def _prepare(layer: Any) -> _Layer:
 
 def _attend(layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, layout: PackedLayout) -> Tensor:
     """One layer's attention added to the residual stream, (total_tokens, H)."""
-    if layout.trace is not None:
-        layout.trace.append(layer.module)
     parts = layer.qkv(_unit_rms(x, layer.epsilon)).unflatten(1, (-1, layer.head_dim)).transpose(0, 1)
     turned, value = parts[: -layer.kv_heads], parts[-layer.kv_heads :]
     if layer.head_norms is not None:
@@ -131,6 +134,8 @@ def _attend(layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, layout: PackedLa
         weights = layer.head_norms
         turned = torch.cat([_unit_rms(part, layer.epsilon) * w for part, w in zip((query, key), weights, strict=True)])
     query, key = _rotate(turned, cos, sin).split([layer.heads, layer.kv_heads])
+    if layout.trace is not None:
+        layout.trace.append(layer.module)
     context = attention(query, key, value, layout, scale=layer.scale)
     return layer.out.plus(context.flatten(1), x)
 

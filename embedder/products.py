@@ -54,10 +54,11 @@ def joined(linears: Sequence[nn.Linear], scale: Tensor | None) -> tuple[Tensor, 
     weight = torch.cat([linear.weight.float() for linear in linears])
     if scale is not None:
         weight = weight * scale.float()
-    if all(linear.bias is None for linear in linears):
+    biases: list[Tensor | None] = [linear.bias for linear in linears]
+    if all(bias is None for bias in biases):
         return weight, None
-    biases = [torch.zeros(m.out_features) if m.bias is None else m.bias.float() for m in linears]
-    return weight, torch.cat(biases)
+    rows = zip(biases, linears, strict=True)
+    return weight, torch.cat([torch.zeros(m.out_features) if bias is None else bias.float() for bias, m in rows])
 
 
 def unavailable(dtype: torch.dtype) -> str | None:

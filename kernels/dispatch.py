@@ -1,22 +1,34 @@
 """Which implementation of an operation runs: decided in this one place, and said in the log once.
 
-Every operation exists in plain PyTorch; where a GPU and Triton are present most have a kernel as well. Nothing here
-imports Triton: the kernels are imported when one is about to run.
+Every operation exists in plain PyTorch; where a GPU and Triton are present most have a kernel as well, and a decoder's
+layers have a form prepared for oneDNN. Nothing here imports Triton: the kernels are imported when one is about to run.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import torch
 
-Implementation = Literal["torch", "triton"]
+Implementation = Literal["torch", "triton", "onednn"]
 
-OPERATIONS = ("attention", "cross_attention", "pooling", "splade", "quantize")
+# What there is of each operation besides plain PyTorch.
+OPERATIONS: Mapping[str, Implementation] = MappingProxyType(
+    {
+        "attention": "triton",
+        "cross_attention": "triton",
+        "pooling": "triton",
+        "splade": "triton",
+        "quantize": "triton",
+        "layers": "onednn",
+    }
+)
 OVERRIDE = "DECANT_KERNELS"
 
 log = logging.getLogger(__name__)
@@ -34,8 +46,9 @@ def choose(
 ) -> Implementation:
     """Return the implementation to run on this call.
 
-    What was asked for by argument, or else in the environment variable DECANT_KERNELS (`torch`, `triton`, or a list
-    as in `attention=torch,splade=triton`), runs or raises. Otherwise the kernel runs on a GPU where it can.
+    What was asked for by argument, or else in the environment variable DECANT_KERNELS (`torch`, `triton`, `onednn`, or
+    a list as in `attention=torch,splade=triton`), runs or raises. Otherwise kernels run on a GPU where they can, and
+    prepared layers wherever the caller has nothing against them.
 
     Args:
         operation: one of `OPERATIONS`.
@@ -47,25 +60,27 @@ def choose(
         KernelError: if the implementation asked for is unknown or cannot run here.
     """
     wanted = implementation or requested(os.environ.get(OVERRIDE, "")).get(operation)
-    obstacle = refusal or _obstacle(device.type)
-    if wanted == "triton":
-        if obstacle:
-            raise KernelError(f"the triton implementation of {operation} cannot run: {obstacle}; choose torch")
-        _report(operation, "triton", "asked for")
-        return "triton"
+    fast = OPERATIONS[operation]
+    obstacle = refusal or (_obstacle(device.type) if fast == "triton" else None)
+    if wanted not in (None, "torch"):
+        if obstacle or wanted != fast:
+            reason = obstacle or "there is none"
+            raise KernelError(f"the {wanted} implementation of {operation} cannot run: {reason}; choose torch")
+        _report(operation, fast, "asked for")
+        return fast
     if wanted == "torch":
         _report(operation, "torch", "asked for")
         return "torch"
-    if obstacle is None and device.type == "cpu":
+    if obstacle is None and fast == "triton" and device.type == "cpu":
         # Interpreted kernels exist to be tested; nobody computes with them unless they say so.
         obstacle = "the interpreter is for tests"
-    _report(operation, "torch" if obstacle else "triton", obstacle or f"on {device.type}")
-    return "torch" if obstacle else "triton"
+    _report(operation, "torch" if obstacle else fast, obstacle or f"on {device.type}")
+    return "torch" if obstacle else fast
 
 
 @cache
 def requested(setting: str) -> dict[str, Implementation]:
-    """Read DECANT_KERNELS: one name for all operations, or operation=name pairs.
+    """Read DECANT_KERNELS: one name for all operations that have it, or operation=name pairs.
 
     Raises:
         KernelError: for a name that is none of an operation or implementation.
@@ -73,11 +88,12 @@ def requested(setting: str) -> dict[str, Implementation]:
     chosen: dict[str, Implementation] = {}
     for part in filter(None, (part.strip() for part in setting.split(","))):
         operation, _, name = part.rpartition("=")
-        if name not in get_args(Implementation) or (operation and operation not in OPERATIONS):
+        having = [key for key, fast in OPERATIONS.items() if name in ("torch", fast)]
+        if not having or (operation and operation not in having):
             names, operations = " or ".join(get_args(Implementation)), ", ".join(OPERATIONS)
             raise KernelError(f"{OVERRIDE}={setting!r}: write {names}, or pairs of one of {operations} and a name")
-        for key in (operation,) if operation else OPERATIONS:
-            chosen[key] = "triton" if name == "triton" else "torch"
+        for key in (operation,) if operation else having:
+            chosen[key] = "torch" if name == "torch" else OPERATIONS[key]
     return chosen
 
 

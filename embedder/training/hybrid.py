@@ -35,7 +35,7 @@ class HybridLayout(PackedLayout):
         masks: list[Tensor] = []
         for start, count, length in layout.runs:
             masks.append(visible(spans[start : start + count * length].view(count, length)))
-        return cls(layout.cu_seqlens, layout.max_seqlen, layout.runs, False, None, tuple(masks))
+        return cls(layout.cu_seqlens, layout.max_seqlen, layout.runs, False, visible=tuple(masks))
 
 
 def visible(spans: Tensor) -> Tensor:

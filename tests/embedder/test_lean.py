@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from decant.embedder import Encoder, EncoderSpec
 from decant.embedder.lean import FAMILIES, LeanDecoder, refusal
 from decant.embedder.measuring import random_ids
 from decant.embedder.products import Product
+from decant.kernels.dispatch import KernelError
 
 EncoderOf = Callable[..., Encoder]
 NO_WINDOW: dict[str, dict[str, Any]] = {
@@ -51,9 +53,8 @@ def shaken(encoder: Encoder) -> Encoder:
 def test_same_states_as_transformers(
     new_model: Callable[..., Any], family: str, config: dict[str, Any], attention: str
 ) -> None:
-    encoder = shaken(
-        Encoder.load(new_model(family, **config), dtype="float32", spec=EncoderSpec(attention=attention), verify=False)
-    )  # type: ignore[arg-type]
+    spec = EncoderSpec(attention=attention)  # type: ignore[arg-type]
+    encoder = shaken(Encoder.load(new_model(family, **config), dtype="float32", spec=spec, verify=False))
     assert refusal(encoder.backbone.model) is None
     ours, theirs = states(encoder, (13, 7, 7, 1))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -81,13 +82,38 @@ def test_says_what_it_cannot_prepare(encoder_of: EncoderOf, family: str, config:
     assert reason in str(refusal(encoder_of(family=family, **config).backbone.model))
 
 
-def test_hooks_and_foreign_layers_are_refused(new_model: Callable[..., Any]) -> None:
+def test_foreign_layers_are_refused(new_model: Callable[..., Any]) -> None:
     model = Encoder.load(new_model(), dtype="float32").backbone.model
-    handle = model.layers[0].register_forward_hook(lambda *_: None)
-    assert "hooks" in str(refusal(model))
-    handle.remove()
     model.layers[0].mlp.up_proj = nn.Bilinear(2, 2, 2)
     assert "another kind, Bilinear" in str(refusal(model))
+
+
+def test_hooks_are_heard(new_model: Callable[..., Any]) -> None:
+    encoder = Encoder.load(new_model(), dtype="float32")
+    before = encoder.encode("a text").dense
+    heard: list[Tensor] = []
+    handle = encoder.backbone.model.layers[0].mlp.register_forward_hook(lambda *call: heard.append(call[2]))
+    while_listening = encoder.encode("a text").dense
+    handle.remove()
+    assert len(heard) == 1
+    np.testing.assert_allclose(while_listening, before, atol=1e-6)
+    assert encoder.encode("a text").dense.tobytes() == before.tobytes()
+    assert len(heard) == 1
+
+
+def test_choice_can_be_overridden(
+    model_folder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DECANT_KERNELS", "layers=onednn")
+    with pytest.raises(KernelError, match="onednn implementation of layers cannot run: gemma2 is none of"):
+        Encoder.load(model_folder("gemma2"), dtype="float32")
+    monkeypatch.setenv("DECANT_KERNELS", "layers=torch")
+    encoder = Encoder.load(model_folder(), dtype="float32")
+    monkeypatch.setattr(LeanDecoder, "__call__", None)
+    encoder.encode("a text")
+    monkeypatch.setenv("DECANT_KERNELS", "layers=triton")
+    with pytest.raises(KernelError, match="one of attention, cross_attention"):
+        Encoder.load(model_folder(), dtype="float32")
 
 
 def test_changed_weights_are_noticed(new_model: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:

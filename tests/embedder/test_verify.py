@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from decant.embedder import Encoder, EncoderSpec, VerificationError, backbone, head, saving
+from decant.embedder import Encoder, EncoderSpec, VerificationError, backbone, head, lean, saving
+from decant.embedder.products import Product
 from decant.embedder.spec import Attention, RouterSpec
 from decant.embedder.tokenization import TextTokenizer, TokenizedTexts
 from decant.embedder.verify import LEAK, future_leak, neighbour_leak, reference_parity, verify_encoder
@@ -36,7 +37,8 @@ def _patch_attention(patch: Patch, change: Callable[[PackedLayout, dict[str, Any
     def attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, **options: Any) -> Tensor:
         return honest(query, key, value, change(layout, options), **options)
 
-    patch.setattr(interface, "attention", attention)
+    for module in (interface, lean):
+        patch.setattr(module, "attention", attention)
 
 
 def _patch_pooling(patch: Patch, change: Callable[[Tensor, PackedLayout], Tensor]) -> None:
@@ -69,11 +71,11 @@ def batches_taken_for_sorted(patch: Patch) -> None:
     """A text longer than the one before it is run together with it; `encode` never packs in this order."""
 
     def merge(layout: PackedLayout, _: dict[str, Any]) -> PackedLayout:
-        lengths = layout.lengths().tolist()
+        lengths = [length for _, count, length in layout.runs for _ in range(count)]
         for i in range(1, len(lengths)):
             if lengths[i] > lengths[i - 1]:
                 merged = [*lengths[: i - 1], lengths[i - 1] + lengths[i], *lengths[i + 1 :]]
-                return PackedLayout.from_lengths(merged, causal=layout.causal)
+                return PackedLayout.from_lengths(merged, causal=layout.causal).filled(layout.total_tokens)
         return layout
 
     _patch_attention(patch, merge)
@@ -106,6 +108,34 @@ def layer_that_does_not_attend(patch: Patch) -> None:
         return honest(self, hidden_states, *args, **kwargs)
 
     patch.setattr(LlamaAttention, "forward", forward)
+    prepared_layer_that_does_not_attend(patch)
+
+
+def prepared_layer_that_does_not_attend(patch: Patch) -> None:
+    honest = lean._attend
+
+    def attend(layer: Any, x: Tensor, *args: Any) -> Tensor:
+        return x if layer.module.layer_idx == 1 else honest(layer, x, *args)
+
+    patch.setattr(lean, "_attend", attend)
+
+
+def norm_not_multiplied_in(patch: Patch) -> None:
+    honest = Product.of
+    patch.setattr(Product, "of", lambda linears, _=None: honest(linears))
+
+
+def features_of_the_query_moved(patch: Patch) -> None:
+    honest = Product.of
+
+    def of(linears: list[Any], *scale: Tensor) -> Product:
+        if len(linears) == 3:
+            layer = torch.nn.Linear(linears[0].in_features, linears[0].out_features, bias=False)
+            layer.weight = torch.nn.Parameter(linears[0].weight.roll(1, 0))
+            linears = [layer, *linears[1:]]
+        return honest(linears, *scale)
+
+    patch.setattr(Product, "of", of)
 
 
 def vector_depends_on_batch_mates(patch: Patch) -> None:
@@ -218,23 +248,57 @@ FAULTS: dict[Callable[[Patch], None], set[str]] = {
     truncation_not_refused: {"truncation"},
     one_weight_altered_on_saving: {"saved copy"},
 }
+# Faults of the prepared layers alone, which only transformers' own forward can tell.
+PREPARED_FAULTS: dict[Callable[[Patch], None], set[str]] = {
+    prepared_layer_that_does_not_attend: {"attention coverage", "reference parity"},
+    norm_not_multiplied_in: {"reference parity"},
+    features_of_the_query_moved: {"reference parity"},
+}
 WINDOWED: dict[str, Any] = {"family": "mistral", "sliding_window": 16}
 SEEN_AT_LOAD = {"future leak", "attention coverage", "neighbour leak", "reference parity"}
 
 
+@pytest.fixture(params=["torch", "onednn"])
+def layers(request: pytest.FixtureRequest, monkeypatch: Patch) -> str:
+    """Whose layers serve: transformers' own, or the prepared ones."""
+    monkeypatch.setenv("DECANT_KERNELS", f"layers={request.param}")
+    return request.param
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.usefixtures("layers")
 def test_fault_breaks_what_it_should(
     fault: Callable[[Patch], None], model_folder: Callable[..., Path], monkeypatch: Patch
 ) -> None:
+    if fault is window_one_wider:
+        monkeypatch.setenv("DECANT_KERNELS", "layers=torch")
     folder = model_folder(**(WINDOWED if fault is window_one_wider else {}))
     fault(monkeypatch)
     encoder = Encoder.load(folder, dtype="float32", spec=SPEC, verify=False)
     assert _failed(encoder) == FAULTS[fault]
 
 
+@pytest.mark.parametrize("fault", PREPARED_FAULTS, ids=lambda fault: fault.__name__)
+def test_prepared_layers_answer_to_transformers(
+    fault: Callable[[Patch], None], new_model: Callable[..., Path], monkeypatch: Patch
+) -> None:
+    folder = new_model()
+    state = load_file(folder / "model.safetensors")
+    uneven = {name: x * torch.linspace(0.5, 1.5, len(x)) for name, x in state.items() if name.endswith("norm.weight")}
+    save_file(state | uneven, folder / "model.safetensors", metadata={"format": "pt"})
+    fault(monkeypatch)
+    monkeypatch.setenv("DECANT_KERNELS", "layers=torch")
+    assert _failed(Encoder.load(folder, dtype="float32", spec=SPEC)) == set()
+    monkeypatch.setenv("DECANT_KERNELS", "layers=onednn")
+    assert _failed(Encoder.load(folder, dtype="float32", spec=SPEC, verify=False)) == PREPARED_FAULTS[fault]
+    with pytest.raises(VerificationError, match="breaks the invariant"):
+        Encoder.load(folder, dtype="float32", spec=SPEC)
+
+
 @pytest.mark.parametrize(
     "fault", [f for f, broken in FAULTS.items() if broken & SEEN_AT_LOAD], ids=lambda fault: fault.__name__
 )
+@pytest.mark.usefixtures("layers")
 def test_loading_refuses_it(
     fault: Callable[[Patch], None], model_folder: Callable[..., Path], monkeypatch: Patch
 ) -> None:
