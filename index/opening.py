@@ -83,7 +83,9 @@ def _create(place: Place, encoder: Encoder) -> StoreMeta:
                 if not place.remote:
                     shutil.rmtree(place.folder / LANCE, ignore_errors=True)
                 database = lancedb.connect(place.tables)
-                table = database.create_table(TABLE, schema=table_schema(meta.layout), mode="overwrite")
+                # Overwriting what is not there makes Lance warn on stderr.
+                mode = "overwrite" if place.remote else "create"
+                table = database.create_table(TABLE, schema=table_schema(meta.layout), mode=mode)
                 create_text_index(table)
             write_meta(place, meta)
         return meta

@@ -13,7 +13,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("LANCE_LOG", "error")
+    os.environ.setdefault("LANCEDB_LOG", "error")  # LanceDB's own logger, also for the Lance inside it
+    os.environ.setdefault("LANCE_LOG", "error")  # the separate Lance that Ray's workers write with
     warnings.simplefilter("ignore")
 
 
