@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -289,11 +289,20 @@ def first_position(config: PretrainedConfig) -> int:
 
 
 def _elementwise_widths(config: PretrainedConfig) -> tuple[int, ...]:
-    """Columns of what functions are applied to element by element: the MLP's inner layer, and rotary angles."""
+    """Columns of what functions are applied to element by element, in any layer: the MLP's inner one, rotary angles."""
+    layers = config.per_layer_config if config.is_heterogeneous else [config]
+    return tuple(sorted({width for layer in layers for width in _layer_widths(layer)}))
+
+
+def _layer_widths(config: PretrainedConfig) -> Iterator[int]:
     hidden, heads = int(config.hidden_size), getattr(config, "num_attention_heads", None)
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
+    inner = inner if isinstance(inner, int) else 4 * hidden
     head = getattr(config, "head_dim", None) or (hidden // heads if isinstance(heads, int) else None)
-    return inner if isinstance(inner, int) else 4 * hidden, head if isinstance(head, int) else hidden
+    yield inner
+    if getattr(config, "use_double_wide_mlp", False):
+        yield 2 * inner
+    yield head if isinstance(head, int) else hidden
 
 
 def _longrope_limit(config: PretrainedConfig) -> int | None:

@@ -35,7 +35,7 @@ class HybridLayout(PackedLayout):
         masks: list[Tensor] = []
         for start, count, length in layout.runs:
             masks.append(visible(spans[start : start + count * length].view(count, length)))
-        return cls(layout.cu_seqlens, layout.max_seqlen, layout.runs, False, visible=tuple(masks))
+        return cls(layout.cu_seqlens, layout.max_seqlen, layout.runs, causal=False, visible=tuple(masks))
 
 
 def visible(spans: Tensor) -> Tensor:
@@ -85,4 +85,5 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, layout: HybridLayout, sca
             q, k, v, attn_mask=mask[:, None], scale=scale, enable_gqa=k.shape[1] != q.shape[1]
         )
         parts.append(block.transpose(1, 2).flatten(0, 1))
+    parts.append(parts[0].new_zeros(layout.filling, *parts[0].shape[1:]))
     return torch.cat(parts)
