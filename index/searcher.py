@@ -71,10 +71,15 @@ class Searcher:
     """
 
     def __init__(
-        self, store: Store, encoder: Encoder, *, fusion: Fusion | None = None, router_weight: float = 1.0
+        self, store: Store, encoder: Encoder | None, *, fusion: Fusion | None = None, router_weight: float = 1.0
     ) -> None:
-        """Raises `StoreMismatch` if the encoder is not the store's."""
-        store.meta.require_fingerprint(encoder.fingerprint, model_name(encoder), store.place)
+        """Search `store`; without its encoder by words only, or with vectors that the caller has made.
+
+        Raises:
+            StoreMismatch: the encoder is not the store's.
+        """
+        if encoder is not None:
+            store.meta.require_fingerprint(encoder.fingerprint, model_name(encoder), store.place)
         self.store = store
         self.fusion = fusion or DEFAULT_FUSION
         self.router_weight = router_weight
@@ -243,6 +248,8 @@ class Searcher:
         if isinstance(vectors, np.ndarray):
             rows["dense"] = vectors
         if lacking := [name for name in wanted if rows.get(name) is None]:
+            if self._encoder is None:
+                raise QueryError(f"mode {'+'.join(modes)} needs the model that made the store: open it with one")
             made = self._encoder.encode(queries, kind="query", outputs=lacking)
             rows |= {name: getattr(made, name) for name in lacking}
         given: dict[str, Rows] = {}

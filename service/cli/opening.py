@@ -38,3 +38,17 @@ def open_index(
 
     with Store.open(store, encoder=encoder, read_only=True) as opened:
         yield opened, encoder
+
+
+@contextmanager
+def open_words(store: Path) -> Generator[tuple[Store, None]]:
+    """Yield the index, to be searched by words: no model is loaded, which is most of a search's time.
+
+    Raises:
+        Problem: there is no index.
+    """
+    require_store(store)
+    from ...index.store import Store
+
+    with Store.open(store, read_only=True) as opened:
+        yield opened, None

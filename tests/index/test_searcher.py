@@ -45,6 +45,15 @@ def test_the_best_hit_comes_first_with_all_that_a_person_needs(store, searcher, 
     assert best.ranks[next(iter(best.ranks))] == 1
 
 
+def test_words_are_searched_without_the_model_and_meaning_is_not(store, searcher):
+    alone = Searcher(store, None)
+    assert alone.search("chased mice", mode="lexical") == searcher.search("chased mice", mode="lexical")
+    vectors = ENCODER.encode(["cats"], kind="query").dense
+    assert alone.search_vectors(vectors) == searcher.search_vectors(vectors)
+    with pytest.raises(QueryError, match="needs the model that made the store"):
+        alone.search("chased mice", mode="hybrid")
+
+
 def test_dense_scores_are_cosines_whatever_the_vectors_lengths(store):
     long = indexed("a", "one two\nthree\n", ENCODER)
     store.replace([type(long)(long.document, long.content_hash, long.chunks, long.vectors * np.float32(7))])

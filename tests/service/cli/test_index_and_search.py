@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,15 @@ def test_a_folder_is_indexed_and_found(decant, docs):
     hit = found.json["hits"][0]
     assert Path(hit["path"]) == docs / "budget.txt"
     assert (docs / "budget.txt").read_text("utf-8")[hit["start_char"] : hit["end_char"]] == hit["text"]
+
+
+def test_a_search_by_words_loads_no_model(decant, docs, tiny_model, tmp_path, monkeypatch):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    decant("index", docs, "--model", model)
+    monkeypatch.delenv("DECANT_MODEL")
+    shutil.rmtree(model)
+    assert decant("search", "committee budget", "--mode", "lexical", "--json").json["hits"]
+    assert "is gone" in decant("search", "committee budget").error
 
 
 @pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
