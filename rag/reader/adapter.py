@@ -18,6 +18,7 @@ from .model import ReaderConfig, SpanReader
 
 SHIPPED = Path(__file__).parent.parent / "models" / "decant-mini-reader"
 _DESCRIPTION, _WEIGHTS = "reader.json", "model.safetensors"
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class TrainedReader:
         }
         save_file(state, folder / _WEIGHTS)
         facts = {
-            "format": 2,
+            "format": _FORMAT,
             "encoder_weights": self.weights,
             "config": asdict(self.reader.config),
             "calibration": asdict(self.calibration),
@@ -56,7 +57,7 @@ class TrainedReader:
             GeneratorError: the folder holds none, or one that was trained on another encoder.
         """
         try:
-            facts = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+            facts = _facts(folder)
             reader = SpanReader(ReaderConfig(**facts["config"]))
             state = load_file(folder / _WEIGHTS)
             reader.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
@@ -75,10 +76,20 @@ class TrainedReader:
 
 def is_trained_for(folder: Path, encoder: Encoder) -> bool:
     """Whether a reader's folder names this encoder's weights; large weights are read only where the sizes agree."""
-    facts = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+    try:
+        facts = _facts(folder)
+    except (OSError, ValueError):
+        return False
     sizes = (encoder.backbone.hidden_size, encoder.text_tokenizer.vocabulary_size)
     fits = sizes == (facts["config"]["hidden"], facts["config"]["vocabulary"])
     return fits and facts["encoder_weights"] == weights_digest(encoder)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+    if facts.get("format") != _FORMAT:
+        raise ValueError(f"its format is {facts.get('format')}, read here is {_FORMAT}")
+    return facts
 
 
 def _calibration(facts: dict[str, Any]) -> Calibration:

@@ -242,6 +242,7 @@ def test_a_failing_endpoint_is_a_clean_error_at_every_door(
     assert any(writer.url in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.xfail(strict=True, reason="the weights that ship are of the reader's last format; new ones follow")
 def test_the_reader_of_the_configuration_answers_from_cached_states(
     run_server: Callable[..., Any], mini: Encoder, library: Path, encoder: Encoder, store: Path
 ) -> None:

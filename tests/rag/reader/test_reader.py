@@ -18,7 +18,7 @@ from decant.index import Store
 from decant.index.testing import indexed
 from decant.rag import NO_ANSWER, Answerer, AnswerError, AnswerRules, GeneratorError
 from decant.rag.context_cache import ContextCache
-from decant.rag.reader.adapter import TrainedReader, weights_digest
+from decant.rag.reader.adapter import TrainedReader, is_trained_for, weights_digest
 from decant.rag.reader.batch import pad, read
 from decant.rag.reader.batches import Asked, Batches, nearest_strangers
 from decant.rag.reader.confidence import Calibration
@@ -208,6 +208,16 @@ def test_saved_and_loaded_it_reads_the_same_and_only_its_own_encoder(encoder, tm
         TrainedReader.load(tmp_path / "other", encoder)
     with pytest.raises(GeneratorError, match="holds no reader"):
         TrainedReader.load(tmp_path / "none", encoder)
+    assert is_trained_for(tmp_path / "r", encoder)
+    assert not is_trained_for(tmp_path / "other", encoder)
+    assert not is_trained_for(tmp_path / "none", encoder)
+
+
+def test_a_reader_of_another_format_is_named_and_left_alone(encoder, tmp_path):
+    (tmp_path / "reader.json").write_text('{"format": 1}')
+    assert not is_trained_for(tmp_path, encoder)
+    with pytest.raises(GeneratorError, match="its format is 1"):
+        TrainedReader.load(tmp_path, encoder)
 
 
 @pytest.mark.parametrize(
