@@ -77,6 +77,11 @@ class Answerer:
         self.generator = generator
         self.rules = rules or AnswerRules()
 
+    @property
+    def writer(self) -> str:
+        """Who writes: the generator's name, or `evidence`."""
+        return AS_QUOTED if self.generator is None else self.generator.name
+
     def ask(
         self,
         question: str,

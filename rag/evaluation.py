@@ -161,6 +161,7 @@ def _mean(values: Sequence[float]) -> float:
 class SweepPoint:
     """One setting of a sweep, measured."""
 
+    generator: str
     mode: str
     k: int
     report: QaReport
@@ -173,8 +174,8 @@ def recommended(points: Sequence[SweepPoint], tolerance: float = 0.01) -> SweepP
     return min(good, key=lambda point: (point.k, -point.report.f1))
 
 
-def draw_sweep(points: Sequence[SweepPoint], title: str, path: Path) -> None:
-    """Write a plot of F1 over the number of passages, a line per mode, the recommended setting marked.
+def draw_sweep(points: Sequence[SweepPoint], path: Path) -> None:
+    """Write a plot of F1 over the number of passages, a line per generator and mode, the recommended setting marked.
 
     Raises:
         AnswerError: matplotlib is not installed.
@@ -185,12 +186,14 @@ def draw_sweep(points: Sequence[SweepPoint], title: str, path: Path) -> None:
         raise AnswerError("a plot needs matplotlib: pip install 'decant[train]', or leave --plot out") from error
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
+    for who, mode in dict.fromkeys((point.generator, point.mode) for point in points):
+        own = sorted((p for p in points if (p.generator, p.mode) == (who, mode)), key=lambda p: p.k)
+        axes.plot([p.k for p in own], [100 * p.report.f1 for p in own], marker="o", label=f"{who}, {mode}: F1")
     for mode in dict.fromkeys(point.mode for point in points):
-        own = sorted((p for p in points if p.mode == mode), key=lambda p: p.k)
-        axes.plot([p.k for p in own], [100 * p.report.f1 for p in own], marker="o", label=f"{mode}, F1")
-        axes.plot([p.k for p in own], [100 * p.report.answer_recall for p in own], ls=":", label=f"{mode}, recall")
+        found = {p.k: 100 * p.report.answer_recall for p in points if p.mode == mode}
+        axes.plot(sorted(found), [found[k] for k in sorted(found)], ls=":", label=f"{mode}: answer in a passage")
     choice = recommended(points)
     axes.axvline(choice.k, color="grey", lw=0.8)
-    axes.set(xlabel="passages read", ylabel="%", title=f"{title}: read {choice.k} ({choice.mode})")
+    axes.set(xlabel="passages read", ylabel="%", title=f"read {choice.k} ({choice.mode}, {choice.generator})")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)

@@ -13,6 +13,7 @@ from ..errors import GeneratorError
 from ..generation import Generator
 
 AUTO, EVIDENCE, READER = "auto", "evidence", "reader"
+_ADDRESS = ("http://", "https://")
 KEY_VARIABLE = "DECANT_GENERATOR_KEY"
 
 
@@ -26,12 +27,15 @@ class GeneratorChoice:
         model: what an endpoint calls its model.
         draft: folder of a smaller decoder that drafts for a local one.
         device: for a local decoder.
+        reuse: share of a passage's keys that a local decoder keeps and joins instead of reading the passage again;
+            None reads it.
     """
 
     name: str = AUTO
     model: str | None = None
     draft: str | None = None
     device: str | None = None
+    reuse: float | None = None
 
 
 def build_generator(choice: GeneratorChoice, store: Store, encoder: Encoder) -> Generator | None:
@@ -41,6 +45,9 @@ def build_generator(choice: GeneratorChoice, store: Store, encoder: Encoder) -> 
         GeneratorError: it cannot be loaded, or something that it needs is missing.
     """
     name = choice.name
+    local = name not in (AUTO, EVIDENCE, READER) and not name.startswith(_ADDRESS)
+    if choice.reuse is not None and (choice.draft or not local):
+        raise GeneratorError("keys and values are reused by a local decoder that writes by itself: name its folder")
     if name == EVIDENCE:
         return None
     if name in (AUTO, READER):
@@ -50,7 +57,7 @@ def build_generator(choice: GeneratorChoice, store: Store, encoder: Encoder) -> 
         if name == AUTO and not is_trained_for(SHIPPED, encoder):
             return None
         return ReaderGenerator.load(encoder, ContextCache.of(store, encoder))
-    if name.startswith(("http://", "https://")):
+    if name.startswith(_ADDRESS):
         from .endpoint import EndpointGenerator, EndpointSettings
 
         if not choice.model:
@@ -59,9 +66,13 @@ def build_generator(choice: GeneratorChoice, store: Store, encoder: Encoder) -> 
     from ..xc.generator import XcGenerator, holds_blocks
 
     if holds_blocks(Path(name)):
-        if choice.draft:
-            raise GeneratorError("nothing can draft for cross-attention blocks: leave --draft out")
+        if choice.draft or choice.reuse is not None:
+            raise GeneratorError("cross-attention blocks read cached states and are not drafted for: leave that out")
         return XcGenerator.load(Path(name), device=choice.device)
+    if choice.reuse is not None:
+        from .reusing import ReuseGenerator
+
+        return ReuseGenerator.load(name, device=choice.device, keep=choice.reuse)
     from .decoder import DecoderGenerator
 
     return DecoderGenerator.load(name, device=choice.device, draft=choice.draft)

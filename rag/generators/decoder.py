@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...embedder.device import choose_device, choose_dtype
@@ -53,18 +52,9 @@ class DecoderGenerator:
         Raises:
             GeneratorError: a folder holds no causal language model.
         """
-        place = choose_device(device)
-        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        models: list[PreTrainedModel] = []
-        for path in (folder, *([draft] if draft else [])):
-            try:
-                model = AutoModelForCausalLM.from_pretrained(path, dtype=choose_dtype(dtype, place), **options)
-                models.append(cast(Any, model).to(place).eval())
-            except (OSError, ValueError, KeyError) as error:
-                reason = str(error).splitlines()[0]
-                raise GeneratorError(f"{path} holds no decoder that can write ({reason}): choose another") from error
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        return cls(models[0], tokenizer, Path(folder).name, models[1] if draft else None)
+        model, tokenizer = load_decoder(folder, device=device, dtype=dtype)
+        smaller = load_decoder(draft, device=device, dtype=dtype)[0] if draft else None
+        return cls(model, tokenizer, Path(folder).name, smaller)
 
     @property
     def name(self) -> str:
@@ -101,19 +91,8 @@ class DecoderGenerator:
             )
             yield from (token for token in out[0, len(ids) :].tolist() if token not in stop)
             return
-        fed = ids[cache.get_seq_length() :]
-        for _ in range(max_tokens):
-            logits = self._model(
-                input_ids=self._tensor(fed), past_key_values=cache, use_cache=True, logits_to_keep=1
-            ).logits
-            token = int(logits[0, -1].argmax())
-            if token in stop:
-                return
-            yield token
-            fed = [token]
-
-    def _tensor(self, ids: list[int]) -> Tensor:
-        return torch.tensor([ids], device=self._model.device)
+        known = cache.get_seq_length()
+        yield from greedy(self._model, ids[known:], cache, known, max_tokens)
 
     def _fitting(self, task: Task) -> list[int]:
         """The prompt's ids, of as many of the best sources as the decoder can read."""
@@ -130,12 +109,8 @@ class DecoderGenerator:
         )
 
     def _prompt(self, task: Task) -> list[int]:
-        messages = messages_of(task)
-        if getattr(self._tokenizer, "chat_template", None):
-            text = cast(str, self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-            return self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
-        turns = [f"{message['role'].capitalize()}: {message['content']}" for message in messages[1:]]
-        return self._tokenizer.encode("\n\n".join([messages[0]["content"], *turns, "Assistant:"]), verbose=False)
+        text, special = prompt_text(self._tokenizer, messages_of(task))
+        return self._tokenizer.encode(text, add_special_tokens=special, verbose=False)
 
     def _prefix(self, tenant: str, ids: list[int]) -> tuple[DynamicCache, int]:
         """A cache of what the prompt shares with the tenant's last one, and how many tokens that is."""
@@ -154,6 +129,49 @@ class DecoderGenerator:
         self._prefixes.move_to_end(tenant)
         while len(self._prefixes) > _KEPT_TENANTS:
             self._prefixes.popitem(last=False)
+
+
+def load_decoder(
+    folder: str | Path, *, device: str | None = None, dtype: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model of this machine with its tokenizer.
+
+    Raises:
+        GeneratorError: the folder holds none.
+    """
+    place = choose_device(device)
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=choose_dtype(dtype, place), **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise GeneratorError(f"{folder} holds no decoder that can write ({reason}): choose another") from error
+    return cast(Any, model).to(place).eval(), tokenizer
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> tuple[str, bool]:
+    """Messages as the decoder's template has them, or plainly; and whether special tokens are still to be added."""
+    if getattr(tokenizer, "chat_template", None):
+        return cast(str, tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)), False
+    turns = [f"{message['role'].capitalize()}: {message['content']}" for message in messages[1:]]
+    return "\n\n".join([messages[0]["content"], *turns, "Assistant:"]), True
+
+
+def greedy(
+    model: PreTrainedModel, ids: list[int], cache: DynamicCache, position: int, max_tokens: int
+) -> Iterator[int]:
+    """Read `ids` from a position on behind what is cached, and yield the likeliest tokens up to one that ends."""
+    stop, fed = stop_tokens(model), torch.tensor([ids], device=model.device)
+    for _ in range(max_tokens):
+        places = torch.arange(position, position + fed.shape[1], device=model.device)[None]
+        out = model(input_ids=fed, position_ids=places, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        token = int(out.logits[0, -1].argmax())
+        if token in stop:
+            return
+        yield token
+        position += fed.shape[1]
+        fed = torch.tensor([[token]], device=model.device)
 
 
 def text_pieces(tokenizer: PreTrainedTokenizerBase, tokens: Iterator[int]) -> Iterator[tuple[str, int]]:

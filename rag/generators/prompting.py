@@ -26,14 +26,24 @@ def messages_of(task: Task, *, quotes_only: bool = False) -> list[dict[str, str]
         quotes_only: give the sentences that speak to the question, not their whole passages: some five times fewer
             tokens, at the price of what stands around them.
     """
-    system = f"{RULES}\n\n{sources_text(task.sources, quotes_only=quotes_only)}"
+    return messages_around(task, sources_text(task.sources, quotes_only=quotes_only))
+
+
+def messages_around(task: Task, sources: str) -> list[dict[str, str]]:
+    """The same with any text where the sources stand."""
+    system = f"{RULES}\n\n{sources}"
     earlier = [{"role": message.role, "content": message.text} for message in task.history]
     return [{"role": "system", "content": system}, *earlier, {"role": "user", "content": task.question}]
 
 
 def sources_text(sources: Sequence[Source], *, quotes_only: bool = False) -> str:
     """The sources, numbered."""
-    return "\n\n".join(f"[{s.number}] {s.hit.title}\n{_text(s, quotes_only)}".replace("] \n", "]\n") for s in sources)
+    return "\n\n".join(f"{label_of(source)}{_text(source, quotes_only)}" for source in sources)
+
+
+def label_of(source: Source) -> str:
+    """The line above a source: its number and title."""
+    return f"[{source.number}] {source.hit.title}".rstrip() + "\n"
 
 
 def _text(source: Source, quotes_only: bool) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from .generators import DEFAULT_GENERATOR, Draft, GeneratorModel, GeneratorName, make_answerer
+from .generators import DEFAULT_GENERATOR, Draft, GeneratorModel, GeneratorName, Reuse, make_answerer
 from .loading import waiting
 from .opening import open_index
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Mode, Model, Store
@@ -36,6 +36,7 @@ def command(
     generator: GeneratorName = DEFAULT_GENERATOR,
     generator_model: GeneratorModel = None,
     draft: Draft = None,
+    kv_reuse: Reuse = None,
     model: Model = None,
     device: Device = None,
     dtype: DtypeOption = None,
@@ -52,7 +53,7 @@ def command(
         from ...rag import AnswerRules
 
         rules = AnswerRules(passages=passages, mode=mode.value)
-        answerer = make_answerer(opened, encoder, rules, generator, generator_model, draft, device)
+        answerer = make_answerer(opened, encoder, rules, generator, generator_model, draft, device, kv_reuse)
         if as_json:
             print_json(asdict(answerer.ask(question, filter=where)))
             return

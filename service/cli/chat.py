@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .ask import show_answer
-from .generators import DEFAULT_GENERATOR, Draft, GeneratorModel, GeneratorName, make_answerer
+from .generators import DEFAULT_GENERATOR, Draft, GeneratorModel, GeneratorName, Reuse, make_answerer
 from .opening import open_index
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Model, Store
 from .output import errors, print_json, say, say_error
@@ -27,6 +27,7 @@ def command(
     generator: GeneratorName = DEFAULT_GENERATOR,
     generator_model: GeneratorModel = None,
     draft: Draft = None,
+    kv_reuse: Reuse = None,
     model: Model = None,
     device: Device = None,
     dtype: DtypeOption = None,
@@ -42,7 +43,9 @@ def command(
         from ...rag import AnswerRules
 
         rules = AnswerRules(passages=passages)
-        _talk(make_answerer(opened, encoder, rules, generator, generator_model, draft, device), as_json=as_json)
+        _talk(
+            make_answerer(opened, encoder, rules, generator, generator_model, draft, device, kv_reuse), as_json=as_json
+        )
 
 
 def _talk(answerer: Answerer, *, as_json: bool) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .generators import DEFAULT_GENERATOR, Draft, GeneratorModel, GeneratorName, make_answerer
+from .generators import DEFAULT_GENERATOR, Draft, GeneratorModel, GeneratorName, Reuse, make_answerer
 from .loading import load_encoder
 from .options import Debug, Device, DtypeOption, Json, Model
 from .output import print_json, results, say, table
@@ -18,6 +20,7 @@ from .problem import require_paths
 from .progress import progress_bar
 
 if TYPE_CHECKING:
+    from ...rag import Answerer
     from ...rag.evaluation import Example, SweepPoint
 
 NAME = "eval-qa"
@@ -40,6 +43,7 @@ def command(
     generator: GeneratorName = DEFAULT_GENERATOR,
     generator_model: GeneratorModel = None,
     draft: Draft = None,
+    kv_reuse: Reuse = None,
     model: Model = None,
     device: Device = None,
     dtype: DtypeOption = None,
@@ -51,10 +55,11 @@ def command(
     All passages of the file are indexed, also those whose questions are not asked, and each question is answered from
     what is found among them. EM and F1 are SQuAD's; `found` is the share of answerable questions with a right answer
     in a passage that was read, `cited` of citations that hold one, `answered` of answerable questions answered,
-    `refused` of unanswerable ones not answered, `cached` of the tokens that a cache supplied. With several modes or
-    numbers of passages, the setting to use is named.
+    `refused` of unanswerable ones not answered, `cached` of the tokens that a cache supplied. With several
+    generators (commas between them), modes or numbers of passages, the setting to use is named.
     """
     require_paths([squad])
+    counts = _numbers(passages)
     from ...rag.evaluation import draw_sweep, read_examples, recommended
 
     every = read_examples(squad)
@@ -68,48 +73,59 @@ def command(
         folder = store or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store"
         opened = stack.enter_context(IndexStore.open(folder, encoder=encoder, create=True))
         index_examples(opened, encoder, every)
-        answerer = make_answerer(opened, encoder, AnswerRules(), generator, generator_model, draft, device)
-        points = _sweep(answerer, asked, modes.split(","), [int(k) for k in passages.split(",")])
-    who = answerer.generator.name if answerer.generator else "evidence"
+        answerers = [
+            make_answerer(opened, encoder, AnswerRules(), who, generator_model, draft, device, kv_reuse)
+            for who in generator.split(",")
+        ]
+        points = _sweep(answerers, asked, modes.split(","), counts)
     if plot is not None:
-        draw_sweep(points, who, plot)
+        draw_sweep(points, plot)
     if as_json:
-        print_json({"generator": who, "points": [asdict(point) for point in points]})
+        print_json({"points": [asdict(point) for point in points]})
         return
     _print(points)
     if len(points) > 1:
         best = recommended(points)
-        say(f"with {who}, read {best.k} passages found by {best.mode} search")
+        say(f"read {best.k} passages found by {best.mode} search, answered by {best.generator}")
 
 
-def _sweep(answerer: object, asked: list[Example], modes: list[str], counts: list[int]) -> list[SweepPoint]:
-    from ...rag import Answerer
+def _numbers(passages: str) -> list[int]:
+    try:
+        counts = [int(k) for k in passages.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
+        raise typer.BadParameter(f"{passages!r} is no list of numbers of passages: write 1,4,8")
+    return counts
+
+
+def _sweep(
+    answerers: Sequence[Answerer], asked: list[Example], modes: list[str], counts: list[int]
+) -> list[SweepPoint]:
     from ...rag.evaluation import SweepPoint, evaluate_qa
 
-    assert isinstance(answerer, Answerer)
     points: list[SweepPoint] = []
-    total = len(modes) * len(counts) * len(asked)
+    settings = list(product(answerers, modes, counts))
+    total = len(settings) * len(asked)
     with progress_bar("asking") as advance:
-        for mode in modes:
-            for k in counts:
-                before = len(points) * len(asked)
-                report = evaluate_qa(
-                    answerer,
-                    asked,
-                    k=k,
-                    mode=mode,
-                    progress=lambda done, mode=mode, k=k, before=before: advance(before + done, total, f"{mode} {k}"),
-                )
-                points.append(SweepPoint(mode, k, report))
+        for answerer, mode, k in settings:
+            before, who = len(points) * len(asked), answerer.writer
+
+            def told(done: int, before: int = before, doing: str = f"{who} {mode} {k}") -> None:
+                advance(before + done, total, doing)
+
+            points.append(SweepPoint(who, mode, k, evaluate_qa(answerer, asked, k=k, mode=mode, progress=told)))
     return points
 
 
 def _print(points: list[SweepPoint]) -> None:
     columns = ("k", "EM", "F1", "found", "cited", "answered", "refused", "s", "cached")
-    grid = table("mode", *columns, right=columns)
+    grid = table("by", "mode", *columns, right=columns)
     for point in points:
         r = point.report
         shares = (r.exact_match, r.f1, r.answer_recall, r.citation_precision, r.coverage, r.abstention)
         shown = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
-        grid.add_row(point.mode, str(point.k), *shown, f"{r.seconds:.2f}", f"{100 * r.cached_share:.0f}")
+        grid.add_row(
+            point.generator, point.mode, str(point.k), *shown, f"{r.seconds:.2f}", f"{100 * r.cached_share:.0f}"
+        )
     results().print(grid)

@@ -35,6 +35,15 @@ GeneratorModel = Annotated[
 Draft = Annotated[
     str | None, typer.Option("--draft", metavar="FOLDER", help="A smaller decoder that drafts for the one that writes.")
 ]
+Reuse = Annotated[
+    float | None,
+    typer.Option(
+        "--kv-reuse",
+        metavar="SHARE",
+        help="Let a decoder keep each passage's keys and values and join them instead of reading it again: this share "
+        "of them, 1 for all, less for the shortest keys alone.",
+    ),
+]
 
 
 def make_answerer(
@@ -45,10 +54,11 @@ def make_answerer(
     model: str | None,
     draft: str | None,
     device: str | None,
+    reuse: float | None,
 ) -> Answerer:
     """An answerer with the generator that the options name; raises GeneratorError."""
     from ...rag import Answerer
     from ...rag.generators.choosing import GeneratorChoice, build_generator
 
-    choice = GeneratorChoice(generator, model, draft, device)
+    choice = GeneratorChoice(generator, model, draft, device, reuse)
     return Answerer(store, encoder, rules, generator=build_generator(choice, store, encoder))

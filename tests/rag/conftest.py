@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from decant.index import Store
+from decant.index.documents import Chunk, Hit
 from decant.index.testing import HashEncoder, indexed
-from decant.rag import AnswerRules
+from decant.rag import AnswerRules, Source, Task
 
 TEXTS = {
     "rivers.txt": "The Rhine flows from the Alps. It reaches the North Sea near Rotterdam.\n",
@@ -24,6 +26,35 @@ TEXTS = {
 def rules() -> AnswerRules:
     # The double's cosines spread otherwise than a model's, for which the defaults were chosen.
     return AnswerRules(word_weight=2.0, threshold=3.0)
+
+
+@pytest.fixture(scope="session")
+def decoder_folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Llama that writes, with random weights."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("decoder")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=2048, bos_token_id=None, eos_token_id=1, initializer_range=0.3,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def task() -> Callable[..., Task]:
+    """Makes the task of answering a question from texts."""
+
+    def make(question: str, *texts: str, tenant: str = "", max_tokens: int = 12) -> Task:
+        hits = [Hit(Chunk("d", i, 0, len(text), text), 1.0, "", "p", {}, {}) for i, text in enumerate(texts)]
+        sources = tuple(Source(i, hit, ()) for i, hit in enumerate(hits, 1))
+        return Task(question, question, sources, tenant=tenant, max_tokens=max_tokens)
+
+    return make
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_a_part_of_a_passage_that_was_cut_is_found(tmp_path, encoder, rules):
 
 
 def point(k: int, score: float, mode: str = "hybrid") -> SweepPoint:
-    return SweepPoint(mode, k, QaReport(9, 0, score, 0, 0, 0, 0, 0, None, 0, 0, 0))
+    return SweepPoint("reader", mode, k, QaReport(9, 0, score, 0, 0, 0, 0, 0, None, 0, 0, 0))
 
 
 def test_the_fewest_passages_that_do_are_recommended(tmp_path):
@@ -102,5 +102,5 @@ def test_the_fewest_passages_that_do_are_recommended(tmp_path):
     assert recommended(rising).k == 4
     assert recommended(falling).mode == "dense"
     pytest.importorskip("matplotlib")
-    draw_sweep(rising, "reader", tmp_path / "sweep.png")
+    draw_sweep([*rising, *falling], tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").read_bytes()[:4] == b"\x89PNG"

@@ -41,6 +41,7 @@ def test_an_answer_has_its_sources_or_says_that_there_is_none(decant, indexed):
         (["--generator", "nowhere"], "holds no decoder"),
         (["--generator", "reader"], "trained on another encoder|holds no reader"),
         (["--filter", "nonsense ="], "filter"),
+        (["--kv-reuse", "1"], "name its folder"),
     ],
 )
 def test_what_cannot_answer_is_one_line(decant, indexed, options, message):
@@ -72,7 +73,9 @@ def test_eval_qa_measures_every_setting(decant, tmp_path):
     outcome = decant("eval-qa", str(squad), "--modes", "dense,hybrid", "--passages", "1,2", "--generator", "evidence")
     assert outcome.code == 0
     assert len(outcome.out.splitlines()) == 5
-    points = decant("eval-qa", str(squad), "--generator", "evidence", "--json").json["points"]
-    assert points[0]["report"]["passage_recall"] == 1
+    both = ("--generator", "evidence,evidence", "--json")
+    points = decant("eval-qa", str(squad), *both).json["points"]
+    assert [(point["generator"], point["report"]["passage_recall"]) for point in points] == [("evidence", 1)] * 2
+    assert "no list of numbers" in decant("eval-qa", str(squad), "--passages", "1;2").error
     squad.write_text("[]")
     assert "not SQuAD" in decant("eval-qa", str(squad)).error
