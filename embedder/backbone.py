@@ -188,10 +188,31 @@ class Backbone:
         if self.engine == "equal-length":
             return self._by_runs(input_ids, layout)
         if self._long_from and layout.max_seqlen > self._long_from >= min(length for *_, length in layout.runs):
-            return self._short_and_long(input_ids, layout, self._long_from)
+            parts = self._short_and_long(layout, self._long_from)
+            return torch.cat([self(input_ids[tokens], own) for tokens, own in parts])
         if rounds_by_rows(self.dtype, self.device):
             return self._filled(input_ids, layout)
         return self._packed(input_ids, layout)
+
+    def layers(self, input_ids: Tensor, layout: PackedLayout) -> list[Tensor]:
+        """Compute the hidden states behind the embeddings and behind each layer, the last one's normed.
+
+        Each is (total_tokens, H); arguments as of `__call__`. They come from transformers' own layers, a few roundings
+        away from what `__call__` gives.
+        """
+        if self.engine == "equal-length":
+            outputs = self._runs(input_ids, layout, output_hidden_states=True)
+            parts = [[one[:, :length].flatten(0, 1) for one in output.hidden_states] for output, length in outputs]
+        elif self._long_from:
+            halves = self._short_and_long(layout, self._long_from)
+            parts = [self._packed_layers(input_ids[tokens], own) for tokens, own in halves]
+        else:
+            return self._packed_layers(input_ids, layout)
+        return [torch.cat(states) for states in zip(*parts, strict=True)]
+
+    def _packed_layers(self, input_ids: Tensor, layout: PackedLayout) -> list[Tensor]:
+        output = self._forward(input_ids, layout, output_hidden_states=True)
+        return [states[0] for states in output.hidden_states]
 
     def _filled(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
         """Compute as many rows as it takes for each to be what it is in any other batch, to the last bit."""
@@ -204,9 +225,13 @@ class Backbone:
     def _packed(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
         if (lean := self._prepared()) is not None and type(layout) is PackedLayout:
             return lean(input_ids, layout)
+        return self._forward(input_ids, layout).last_hidden_state[0]
+
+    def _forward(self, input_ids: Tensor, layout: PackedLayout, **options: bool) -> Any:
         positions = layout.position_ids() + self._first_position
-        output = self.model(input_ids=input_ids[None], position_ids=positions[None], use_cache=False, packed=layout)
-        return output.last_hidden_state[0]
+        return self.model(
+            input_ids=input_ids[None], position_ids=positions[None], use_cache=False, packed=layout, **options
+        )
 
     def _prepared(self) -> LeanDecoder | None:
         """The prepared layers, for inference only, and only while they are what the model is."""
@@ -218,27 +243,26 @@ class Backbone:
         return None if self._lean is None or self._lean.overheard else self._lean
 
     def _by_runs(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
-        parts: list[Tensor] = []
+        outputs = self._runs(input_ids, layout)
+        return torch.cat([output.last_hidden_state[:, :length].flatten(0, 1) for output, length in outputs])
+
+    def _runs(self, input_ids: Tensor, layout: PackedLayout, **options: bool) -> Iterator[tuple[Any, int]]:
+        """The model's output for each run of equally long texts, and their length; what lies behind it is padding."""
         for start, count, length in layout.runs:
             ids = input_ids[start : start + count * length].view(count, length)
             mask = torch.ones_like(ids)
             if self._padding:
                 ids, mask = (functional.pad(x, (0, self._padding)) for x in (ids, mask))
-            output = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
-            parts.append(output.last_hidden_state[:, :length].flatten(0, 1))
-        return torch.cat(parts)
+            yield self.model(input_ids=ids, attention_mask=mask, use_cache=False, **options), length
 
-    def _short_and_long(self, input_ids: Tensor, layout: PackedLayout, limit: int) -> Tensor:
-        """Keep texts on both sides of `limit` in forwards of their own, or one long text would turn all frequencies."""
-        parts: list[Tensor] = []
+    def _short_and_long(self, layout: PackedLayout, limit: int) -> Iterator[tuple[slice, PackedLayout]]:
+        """Texts on both sides of `limit`, for forwards of their own, or one long text would turn all frequencies."""
         start = 0
         for _, group in groupby(layout.lengths().tolist(), key=lambda length: length > limit):
             lengths = list(group)
-            stop = start + sum(lengths)
+            tokens = slice(start, start := start + sum(lengths))
             own = PackedLayout.from_lengths(lengths, causal=layout.causal, device=self.device, trace=layout.trace)
-            parts.append(self(input_ids[start:stop], own))
-            start = stop
-        return torch.cat(parts)
+            yield tokens, own
 
     @contextmanager
     def transformers_attention(self) -> Generator[None]:

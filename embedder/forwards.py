@@ -53,6 +53,20 @@ def forwards(
     encoder: Encoder, tokenized: TokenizedTexts, batch_tokens: int | None, listener: RouterHead | None = None
 ) -> Iterator[Forward]:
     """Read all texts, packed by length under a budget of tokens; the order is the packing's."""
+    for texts, ids, layout, keep in token_batches(encoder, tokenized, batch_tokens):
+        with listener.listening() if listener else nullcontext([]) as heard:
+            hidden = encoder.backbone(ids, layout)
+        yield Forward(texts, ids, hidden, layout, keep, heard)
+
+
+def token_batches(
+    encoder: Encoder, tokenized: TokenizedTexts, batch_tokens: int | None
+) -> Iterator[tuple[NDArray[np.int64], Tensor, PackedLayout, Tensor | None]]:
+    """Pack all texts by length under a budget of tokens: which texts, their ids, where they lie, what to pool.
+
+    Raises:
+        InputError: for a budget below one token.
+    """
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"batch_tokens must be at least 1, not {batch_tokens}")
     backbone = encoder.backbone
@@ -60,11 +74,9 @@ def forwards(
     for texts in pack_by_length(lengths, batch_tokens or encoder.batch_tokens):
         layout = backbone.layout([lengths[i] for i in texts])
         ids = torch.from_numpy(np.concatenate([tokenized.ids[i] for i in texts])).long().to(backbone.device)
-        with listener.listening() if listener else nullcontext([]) as heard:
-            hidden = backbone(ids, layout)
-        pool_from = torch.from_numpy(tokenized.pool_from[texts]).to(hidden.device)
+        pool_from = torch.from_numpy(tokenized.pool_from[texts]).to(backbone.device)
         keep = layout.position_ids() >= pool_from[layout.sequence_ids()] if pool_from.any() else None
-        yield Forward(texts, ids, hidden, layout, keep, heard)
+        yield texts, ids, layout, keep
 
 
 @torch.inference_mode()

@@ -155,3 +155,35 @@ def test_a_sparse_encoder_alone_from_a_model_with_widths(decant, tmp_path):
     plain = SparseEncoder(str(tmp_path / "sparse"), device="cpu", model_kwargs={"dtype": torch.float32})
     expected = plain.encode(["rivers carry water"]).to_dense().numpy()
     assert abs(encoder.encode(["rivers carry water"]).sparse.toarray() - expected).max() <= 1e-4
+
+
+def test_eval_mexa_reads_two_files_or_pairs(decant, tmp_path):
+    texts = ["rivers carry water", "the committee met", "a function adds"]
+    (tmp_path / "a.txt").write_text("\n".join(texts), "utf-8")
+    (tmp_path / "b.txt").write_text("\n".join(texts), "utf-8")
+    records = [{"id": i, "en": text, "de": text, "note": "n"} for i, text in enumerate(texts)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, records)), "utf-8")
+    found = decant("eval", "--mexa", "a.txt", "b.txt", "--json").json
+    assert found["pairs"] == 3 and found["chance"] == 0.2
+    assert found["layers"][-1] == found["vectors"] == 1.0
+    assert decant("eval", "--mexa", "pairs.jsonl", "--fields", "en,de", "--json").json == found
+    assert "best layer" in decant("eval", "--mexa", "a.txt", "b.txt", "--sentence", "last").out
+
+
+def test_eval_mexa_says_what_does_not_fit(decant, tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n", "utf-8")
+    (tmp_path / "b.txt").write_text("one\n", "utf-8")
+    (tmp_path / "pairs.jsonl").write_text('{"en": "one", "de": "eins", "fr": "un"}\n[1]\n', "utf-8")
+    assert "2 lines" in decant("eval", "--mexa", "a.txt", "b.txt").error
+    assert "--fields" in decant("eval", "--mexa", "pairs.jsonl").error
+    assert "not a JSON object" in decant("eval", "--mexa", "pairs.jsonl", "--fields", "en,de").error
+    assert decant("eval", "--mexa", "a.txt").code == 2
+    assert decant("eval", "--mexa", "--health", "a.txt").code == 2
+
+
+def test_eval_health_draws_every_layer(decant, tmp_path):
+    (tmp_path / "a.txt").write_text("rivers carry water\nthe committee met\na function adds\n", "utf-8")
+    found = decant("eval", "--health", "a.txt", "--plot", "health.png", "--json").json
+    assert len(found["layers"]) == 3 and found["vectors"]["rows"] == 3
+    assert (tmp_path / "health.png").stat().st_size > 0
+    assert "effective rank" in decant("eval", "--health", "a.txt").out
