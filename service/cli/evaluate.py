@@ -35,7 +35,7 @@ def command(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="PATH...",
+            metavar="PATH",
             help="Folder with corpus.jsonl, queries.jsonl and qrels/; or texts: see --mexa.",
         ),
     ],
