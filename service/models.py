@@ -207,6 +207,12 @@ class Models:
             raise NotOffered(f"{whole[:100]!r} scores pairs of texts and makes no vectors: choose an encoder")
         raise self._unknown(whole, self._encoders)
 
+    def label(self, name: str, *, reranking: bool = False) -> str:
+        """The name of the model that a call means, for metrics; empty for one that is not here."""
+        if name:
+            return name if name in self._encoders or name in self._rerankers else ""
+        return next(iter(self._rerankers), self.default.name) if reranking else self.default.name
+
     def reranker(self, name: str) -> Reranker:
         """Return what scores texts for a question; raises UnknownName."""
         from .reranking import EncoderReranker

@@ -84,21 +84,32 @@ def _declared_bytes(scope: Scope) -> int:
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"][1:]]
-    name = ".".join(place[:1]) or "body"
     path = request.url.path
     status = 422 if shape_of(path) is Shape.TEI else 400
+    if first["type"] == "json_invalid":
+        why = f"the body is no JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
+        return _error(path, status, why)
+    place = [str(part) for part in first["loc"][1:]]
+    if not place and isinstance(first.get("input"), bytes):
+        return _error(path, status, "the body is not read as JSON: send it with 'content-type: application/json'")
+    name = ".".join(place[:1]) or "body"
     return _error(path, status, f"{name}: {first['msg']}", param=name)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = f"no such route: {request.url.path}" if error.status_code == 404 else str(error.detail)
-    return _error(request.url.path, error.status_code, message)
+    path, method, headers = request.url.path, request.method, dict(error.headers or {})
+    message = {
+        404: f"no such route: {path}",
+        405: f"{method} is not taken at {path}: use {headers.get('Allow', 'another method')}",
+    }.get(error.status_code, str(error.detail))
+    return _error(path, error.status_code, message, headers=headers)
 
 
-def _error(path: str, status: int, message: str, param: str | None = None) -> Response:
-    headers = {"x-should-retry": "false"}
+def _error(
+    path: str, status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None
+) -> Response:
+    headers = {"x-should-retry": "false", **(headers or {})}
     if shape_of(path) is Shape.TEI:
         return json_response({"error": message, "error_type": "Validation"}, status=status, headers=headers)
     return openai_error(message, status, param=param, headers=headers)

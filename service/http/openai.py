@@ -59,7 +59,7 @@ def openai_routes(door: Door, models: Models) -> APIRouter:
                 return await asyncio.to_thread(_answer, model, items, body.encoding_format)
             return _answer(model, items, body.encoding_format)
 
-        return await door.serve(request, "v1/embeddings", work, model=models.default.name)
+        return await door.serve(request, "v1/embeddings", work, model=models.label(body.model))
 
     @router.get("/v1/models", summary="What is served")
     async def list_models(request: Request) -> Response:

@@ -74,7 +74,7 @@ def rerank_routes(door: Door, models: Models) -> APIRouter:
             head = {"id": caller.request_id, "model": reranker.name}
             return json_response({**head, "results": results, "usage": usage, "meta": meta})
 
-        return await door.serve(request, "rerank", work, model=models.default.name)
+        return await door.serve(request, "rerank", work, model=models.label(body.model, reranking=True))
 
     for path in ("/v1/rerank", "/v2/rerank"):
         hidden = path != "/v1/rerank"
@@ -98,6 +98,6 @@ def rerank_routes(door: Door, models: Models) -> APIRouter:
                 ]
             )
 
-        return await door.serve(request, "rerank", work, model=models.default.name)
+        return await door.serve(request, "rerank", work, model=models.label("", reranking=True))
 
     return router

@@ -142,7 +142,7 @@ def make_running() -> Callable[..., Running]:
     """`make_running(encoder, **settings)`: a server that the caller stops, for fixtures of wider scope."""
 
     def made(encoder: Encoder, **settings: Any) -> Running:
-        return Running(Settings.load(name="tiny", grpc_port=0, http_port=0, **settings), encoder)
+        return Running(Settings.load(**{"name": "tiny", "grpc_port": 0, "http_port": 0, **settings}), encoder)
 
     return made
 

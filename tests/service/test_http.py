@@ -80,7 +80,7 @@ def test_many_texts_are_answered_in_order(running: Any, encoder: Encoder) -> Non
         ({"input": "a", "encoding_format": "hex"}, 400, "encoding_format"),
         ({"input": "a", "nonsense": 1}, 400, "nonsense"),
         ({"model": "tiny"}, 400, "input"),
-        (b"{not json", 400, "JSON"),
+        (b"{not json", 400, "the body is no JSON: Expecting property name enclosed in double quotes at character 1"),
         (b'{"input": "\\ud800"}', 400, ""),
     ],
     ids=lambda value: str(value)[:40],
@@ -99,6 +99,16 @@ def test_models_and_unknown_routes(running: Any) -> None:
     assert (model["id"], model["object"], model["dimensions"]) == ("tiny", "model", [32, 16])
     lost = running.http("/v1/nothing", {})
     assert lost.status == 404 and "/v1/nothing" in lost.json["error"]["message"]
+
+
+def test_what_is_no_call_of_a_route_is_told_how_it_is_called(running: Any) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}  # curl's, where nothing is said
+    for path, status in (("/v1/embeddings", 400), ("/embed", 422)):
+        answer = running.http(path, {"input": "a"}, form)
+        assert answer.status == status and "content-type: application/json" in answer.body.decode()
+    wrong = running.http("/v1/embeddings")
+    assert wrong.status == 405 and wrong.headers["allow"] == "POST"
+    assert wrong.json["error"]["message"] == "GET is not taken at /v1/embeddings: use POST"
 
 
 def test_request_ids_come_back(running: Any) -> None:

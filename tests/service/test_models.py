@@ -48,6 +48,9 @@ def test_models_and_adapters_are_served_by_name(run_server: Callable[..., Any], 
     assert np.array_equal(dense(server, model="big", adapter="law"), named["big:law"])
     lost = server.http("/v1/embeddings", {"input": "a", "model": "late"})
     assert lost.status == 404 and "late (not loaded)" in lost.json["error"]["message"]
+    server.http("/v1/embeddings", {"input": "a", "model": "big"})
+    counted = server.http("/metrics").body.decode()
+    assert 'method="v1/embeddings",model="big"' in counted and 'method="v1/embeddings",model=""' in counted
 
 
 def test_a_model_comes_and_goes_while_others_serve(run_server: Callable[..., Any], tiny_model: Path) -> None:
