@@ -59,7 +59,7 @@ class Backbone:
         if family in WINDOW_ONE_WIDER or (attention is Attention.BIDIRECTIONAL and _made_bidirectional(model.config)):
             _narrow_windows(model)
         self._first_position = first_position(self.config)
-        self._long_from = _longrope_limit(self.config)
+        self._long_from = longrope_limit(self.config)
         self._widths = _elementwise_widths(self.config)
         self._lean: LeanDecoder | None = None
 
@@ -329,7 +329,7 @@ def _layer_widths(config: PretrainedConfig) -> Iterator[int]:
     yield head if isinstance(head, int) else hidden
 
 
-def _longrope_limit(config: PretrainedConfig) -> int | None:
+def longrope_limit(config: PretrainedConfig) -> int | None:
     """Longest text that LongRoPE gives its short frequencies; which of the two a forward takes, its longest decides."""
     rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
     kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]

@@ -28,6 +28,7 @@ from .spec_parts import (
 from .template import Template, fill, parse
 
 __all__ = [
+    "PARTS",
     "SPEC_FILE",
     "Activation",
     "Attention",
@@ -49,7 +50,7 @@ SPEC_FORMAT = 1
 INSTRUCTION_SLOT = "{instruction}"
 EXAMPLES_SLOT = "{examples}"
 # The optional parts of a spec, which are descriptions of their own.
-_PARTS = {
+PARTS = {
     "text_limit": TextLimit,
     "latent": LatentSpec,
     "sparse": SparseSpec,
@@ -202,7 +203,7 @@ class EncoderSpec:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["prompts"] = dict(self.prompts)
         values["bare_prompts"] = dict(self.bare_prompts)
-        for name in _PARTS:
+        for name in PARTS:
             part = getattr(self, name)
             values[name] = asdict(part) if part else None
         values["dense"] = [asdict(layer) for layer in self.dense]
@@ -215,7 +216,7 @@ class EncoderSpec:
         """
         plain: dict[str, Any] = json.loads(type(self)().to_json())["spec"]
         own: dict[str, Any] = json.loads(self.to_json())["spec"]
-        for name, kind in _PARTS.items():
+        for name, kind in PARTS.items():
             if own[name]:
                 known = {part.name: part.default for part in fields(kind)}
                 own[name] = {key: value for key, value in own[name].items() if value != known[key]}
@@ -240,7 +241,7 @@ class EncoderSpec:
             raise ModelError(f"{SPEC_FILE} has unknown keys {sorted(unknown)}: upgrade Decant or remove them")
         try:
             values["dense"] = tuple(DenseSpec(**layer) for layer in values.get("dense", ()))
-            for name, kind in _PARTS.items():
+            for name, kind in PARTS.items():
                 values[name] = kind(**values[name]) if values.get(name) else None
             return cls(**values)
         except (TypeError, AttributeError) as error:

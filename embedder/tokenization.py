@@ -144,11 +144,17 @@ class TextTokenizer:
             if exclude:
                 start = self._text_start(encoding, template, fitted[i])
                 pool_from[i] = counted if counted is not None and counted < closing else start
-            if len(row) == 0 or (exclude and pool_from[i] >= closing):
+            filled = exclude and pool_from[i] >= closing
+            filled |= bool(truncated[i]) and template.is_prefix and self._fills(template.parts[0])
+            if len(row) == 0 or filled:
                 why = f"is cut off: the prompt fills all {spec.max_tokens} tokens" if truncated[i] else "is empty"
                 raise InputError(f"text {first + i} {why}")
             ids.append(row)
         return TokenizedTexts(ids, pool_from, truncated)
+
+    def _fills(self, prompt: str) -> bool:
+        """Whether a prompt leaves no room for a text behind it, so that all texts would have one vector."""
+        return bool(prompt) and self.special_tokens + count_tokens(self.backend, prompt) >= self._spec.max_tokens
 
     def _limit_texts(self, texts: Sequence[str], truncate: Truncate, first: int) -> tuple[list[str], NDArray[np.bool_]]:
         """Apply the spec's limit on the text alone; return the texts and which of them were cut."""

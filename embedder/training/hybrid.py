@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 from ...kernels.attention import PackedLayout, register
+from ..backbone import longrope_limit
 
 TRAINING_ATTENTION = "decant_training"
 
@@ -49,6 +50,19 @@ def visible(spans: Tensor) -> Tensor:
     return (spans == 0)[:, None, :] | (same & before)
 
 
+def refusal(model: PreTrainedModel, max_tokens: int) -> str | None:
+    """Say what keeps the hybrid mask from a model's attention over so many tokens; None where nothing does."""
+    parts = (model.config, *model.modules())
+    windows = [window for part in parts if isinstance(window := getattr(part, "sliding_window", None), int)]
+    if windows and min(windows) <= max_tokens:
+        return f"its sliding window of {min(windows)} does not hold max_tokens={max_tokens}"
+    for name in ("attn_logit_softcapping", "sinks"):
+        if any(getattr(part, name, None) is not None for part in parts):
+            return f"its attention has {name}"
+    # Texts on both sides of the limit go through forwards of their own, which know nothing of the mask.
+    return "its rotary positions change with the length of a batch" if longrope_limit(model.config) else None
+
+
 def register_training() -> str:
     """Makes the implementation known to transformers and returns its name."""
     plain = AttentionInterface()[register()]
@@ -66,9 +80,6 @@ def register_training() -> str:
         packed = options.get("packed")
         if not isinstance(packed, HybridLayout):
             return plain(module, query, key, value, attention_mask, **options)
-        unsupported = [name for name in ("sliding_window", "softcap", "s_aux") if options.get(name) is not None]
-        if unsupported:
-            raise NotImplementedError(f"infill does not run on attention with {', '.join(unsupported)}")
         return _attend(query[0], key[0], value[0], packed, options.get("scaling"))[None], None
 
     AttentionInterface.register(TRAINING_ATTENTION, forward)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..backbone import load_config
 from ..encoder import Encoder
 from ..errors import ModelError
 from ..formats.folder import read_folder, resolve
 from ..head import Head
-from ..spec import SPEC_FORMAT, EncoderSpec
+from ..spec import PARTS, SPEC_FORMAT, EncoderSpec, ExampleSearch, ExampleSpec, SparseSpec
 from ..tokenization import TextTokenizer
 from .data import PairData, TextData, expand, read_pair_data, read_text_data, require_variables
 from .mask_token import mask_token_id
@@ -74,10 +75,12 @@ def train_model(
     """
     used = {name for settings in recipe.objectives for name in recipe.names_of(settings)}
     base_path = recipe.decoder.tokenizer if recipe.decoder else recipe.model
-    require_variables([base_path, *(file for name in used for file in recipe.data[name].files)], variables)
+    files = [file for name in used for file in recipe.data[name].files]
+    require_variables([base_path, *files, *([recipe.examples] if recipe.examples else [])], variables)
     pairs, texts = _read_data(recipe, variables)
     base = _base_folder(recipe, folder, variables)
-    encoder = load_for_training(base, recipe, device)
+    examples = None if recipe.examples is None else expand(recipe.examples, variables)
+    encoder = load_for_training(base, recipe, device, examples)
     trainee = _trainee(recipe, encoder, base)
     context = Context(trainee, pairs, texts, _widths(recipe, encoder), recipe.seed, 0)
     tasks = [
@@ -102,46 +105,44 @@ def changed_spec(spec: EncoderSpec, changes: Mapping[str, Any], hidden_size: int
     Raises:
         RecipeError: naming the key that is unknown or does not fit.
     """
-    known = [f.name for f in fields(EncoderSpec)]
-    unknown = next((key for key in changes if key not in known), None)
-    if unknown is not None:
-        raise RecipeError(f"encoder.{unknown} is unknown; known keys are {', '.join(known)}")
+    _refuse_unknown("encoder", changes, EncoderSpec)
+    for name, part in PARTS.items():
+        if isinstance(changes.get(name), Mapping):
+            _refuse_unknown(f"encoder.{name}", changes[name], part)
     values = {**json.loads(spec.to_json())["spec"], **changes}
     if changes.get("latent"):
         values["latent"] = {"hidden_size": hidden_size, **changes["latent"]}
-    if changes.get("sparse") == {}:
-        values["sparse"] = {"special_tokens": False}
+    for name, plain in (("sparse", SparseSpec()), ("retrieved_examples", ExampleSpec())):
+        if changes.get(name) == {}:  # all its fields have defaults, and an empty part would be none
+            values[name] = asdict(plain)
     try:
         return EncoderSpec.from_json(json.dumps({"format": SPEC_FORMAT, "spec": values}))
     except ModelError as error:
         raise RecipeError(f"encoder: {str(error).removeprefix('decant.json has ')}") from error
 
 
-def load_for_training(folder: Path, recipe: TrainRecipe, device: str | None) -> Encoder:
+def _refuse_unknown(field: str, changes: Mapping[str, Any], kind: type[Any]) -> None:
+    known = [f.name for f in fields(kind)]
+    unknown = next((key for key in changes if key not in known), None)
+    if unknown is not None:
+        raise RecipeError(f"{field}.{unknown} is unknown; known keys are {', '.join(known)}")
+
+
+def load_for_training(folder: Path, recipe: TrainRecipe, device: str | None, examples: Path | None = None) -> Encoder:
     """The encoder in float32 with the recipe's spec; a latent block it did not have gets random weights.
 
     Raises:
         RecipeError: the spec cannot be, or a Matryoshka width is not below the full one.
     """
-    own = read_folder(folder).spec
-    plain = replace(own, sparse=None)
-    encoder = Encoder.load(folder, device=device, dtype="float32", spec=plain, verify=False)
-    hidden_size = encoder.backbone.hidden_size
-    spec = changed_spec(own, recipe.encoder, hidden_size)
-    width = spec.dense[-1].out_features if spec.dense else hidden_size
-    wrong = next((dim for dim in recipe.dims if not 0 < dim <= width), None)
-    if wrong is not None:
-        raise RecipeError(f"dims: {wrong} is not between 1 and the model's {width} dimensions")
-    if recipe.dims:
-        spec = replace(spec, dimensions=tuple(dim for dim in recipe.dims if dim < width))
-    if list(spec.dense) != list(own.dense):
-        raise RecipeError("encoder.dense: a dense layer cannot be added or changed by a training")
+    files = read_folder(folder)
+    own, hidden_size = files.spec, int((files.config or load_config(files.backbone)).get_text_config().hidden_size)
+    spec = _trainable_spec(own, recipe, hidden_size, has_examples=examples is not None)
+    loadable = _loadable(spec, own)
+    encoder = Encoder.load(folder, device=device, dtype="float32", spec=loadable, examples=examples, verify=False)
     if encoder.backbone.engine != "packed":
         raise RecipeError(
             f"model: {encoder.backbone.config.model_type} does not run on packed batches, as training does"
         )
-    place = encoder.backbone.device
-    encoder = Encoder.load(folder, device=place, dtype="float32", spec=_loadable(spec, own), verify=False)
     encoder.spec = spec
     encoder.text_tokenizer = TextTokenizer(encoder.text_tokenizer.source, spec)
     head = Head(spec, hidden_size)
@@ -151,8 +152,34 @@ def load_for_training(folder: Path, recipe: TrainRecipe, device: str | None) -> 
             head.latent.load_state_dict(encoder.head.latent.state_dict())
         else:
             head.latent.initialise(recipe.seed)
-    encoder.head = head.to(place)
+    encoder.head = head.to(encoder.backbone.device)
     return encoder
+
+
+def _trainable_spec(own: EncoderSpec, recipe: TrainRecipe, hidden_size: int, *, has_examples: bool) -> EncoderSpec:
+    """The folder's spec with the recipe's changes, where both fit the model and can be trained."""
+    spec = changed_spec(own, recipe.encoder, hidden_size)
+    if spec.latent and spec.latent.hidden_size != hidden_size:
+        raise RecipeError(f"encoder.latent.hidden_size: {spec.latent.hidden_size} is not the model's, {hidden_size}")
+    width = spec.dense[-1].out_features if spec.dense else hidden_size
+    wrong = next((dim for dim in recipe.dims if dim > width), None)
+    if wrong is not None:
+        raise RecipeError(f"dims: {wrong} is not between 1 and the model's {width} dimensions")
+    if recipe.dims:
+        spec = replace(spec, dimensions=tuple(dim for dim in recipe.dims if dim < width))
+    if list(spec.dense) != list(own.dense):
+        raise RecipeError("encoder.dense: a dense layer cannot be added or changed by a training")
+    if spec.standardize or (spec.router and spec.router.calibrated):
+        raise RecipeError(
+            "model: its calibration would not fit other weights: train first, and calibrate what comes out"
+        )
+    if has_examples and spec.retrieved_examples is None:
+        raise RecipeError(
+            "examples: the encoder retrieves none: set `retrieved_examples: {}` and a prompt under encoder"
+        )
+    if spec.retrieved_examples and spec.retrieved_examples.search is not ExampleSearch.BM25:
+        raise RecipeError("encoder.retrieved_examples.search: must be bm25 in a training, which moves the vectors")
+    return spec
 
 
 def _loadable(spec: EncoderSpec, own: EncoderSpec) -> EncoderSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..errors import DecantError
 
@@ -18,6 +18,31 @@ class _Dataclass(Protocol):
 
 
 T = TypeVar("T", bound=_Dataclass)
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """What a number must be, as metadata of its type: from `low`, or `above` it, to `high`."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+
+    def refusal(self, value: float) -> str | None:
+        """Say what `value` must be; None where it is."""
+        if self.low is not None and not value >= self.low:
+            return f"at least {self.low}"
+        if self.above is not None and not value > self.above:
+            return f"above {self.above}"
+        if self.high is not None and not value <= self.high:
+            return f"at most {self.high}"
+        return None
+
+
+Count = Annotated[int, Range(low=1)]
+CountOrNone = Annotated[int, Range(low=0)]
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(low=0)]
 
 
 def build(kind: type[T], values: dict[str, Any], where: str, field: str = "") -> T:
@@ -34,7 +59,8 @@ def build(kind: type[T], values: dict[str, Any], where: str, field: str = "") ->
     Raises:
         RecipeError: a key is unknown or missing, or a value is of the wrong kind.
     """
-    hints = {f.name: get_type_hints(kind)[f.name] for f in dataclasses.fields(kind)}
+    known = get_type_hints(kind, include_extras=True)
+    hints = {f.name: known[f.name] for f in dataclasses.fields(kind)}
     for key in values:
         if key not in hints:
             raise RecipeError(f"{where}: {_join(field, str(key))} is unknown; known keys are {', '.join(hints)}")
@@ -51,6 +77,8 @@ def build(kind: type[T], values: dict[str, Any], where: str, field: str = "") ->
 
 def _read(value: Any, hint: Any, where: str, field: str) -> Any:
     origin, options = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _read_within(value, options, where, field)
     if origin in (Union, types.UnionType):
         return _read_union(value, options, where, field)
     if origin is list and isinstance(value, list):
@@ -65,6 +93,14 @@ def _read(value: Any, hint: Any, where: str, field: str) -> Any:
     if not _fits(value, hint):
         raise RecipeError(f"{where}: {field} must be {_spelled(hint)}, not {value!r}")
     return value
+
+
+def _read_within(value: Any, options: tuple[Any, ...], where: str, field: str) -> Any:
+    read = _read(value, options[0], where, field)
+    for bounds in options[1:]:
+        if isinstance(bounds, Range) and (what := bounds.refusal(read)):
+            raise RecipeError(f"{where}: {field} must be {what}, not {value!r}")
+    return read
 
 
 def _read_union(value: Any, options: tuple[Any, ...], where: str, field: str) -> Any:

@@ -60,6 +60,7 @@ class Trainee(nn.Module):
             self.lm_weight = nn.Parameter(lm_head.weight)
             self.lm_head = replace(lm_head, weight=self.lm_weight)
         self.sparse = _sparse_head(encoder, self.lm_head)
+        self.projections = nn.ModuleDict()
 
     @property
     def spec(self) -> EncoderSpec:
@@ -89,6 +90,13 @@ class Trainee(nn.Module):
             )
         for module in found:
             module.attention_dropout = share  # type: ignore[assignment]
+
+    def add_projection(self, name: str, width: int, seed: int) -> nn.Module:
+        """A trained map of vectors (texts, D) to `width` columns; it is left behind when the encoder is saved."""
+        layer = nn.Linear(self.head.full_width, width, bias=False, device=self.device)
+        nn.init.orthogonal_(layer.weight, generator=torch.Generator(self.device).manual_seed(seed))
+        self.projections[name] = layer
+        return layer
 
     def hidden(self, texts: PackedTexts, layout: PackedLayout) -> Tensor:
         """Last hidden states, (total_tokens, H), of a packed batch; `layout` may be a `HybridLayout`."""

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from .settings import Count, CountOrNone, NotNegative, Positive, Range
+
+# Two texts at least are contrasted.
+Texts = Annotated[int, Range(low=2)]
+# Special tokens, and a few words to predict from one another.
+Window = Annotated[int, Range(low=8)]
+# With 0 nothing would be hidden, with 1 nothing be left to read.
+Part = Annotated[float, Range(above=0, high=0.99)]
 
 
 @dataclass(frozen=True)
@@ -25,9 +34,9 @@ class DecoderSettings:
 class LoraSettings:
     """Low-rank adapters in place of full fine-tuning (peft); what stands behind the backbone is trained whole."""
 
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.05
+    rank: Count = 16
+    alpha: Count = 32
+    dropout: Annotated[float, Range(low=0, high=0.99)] = 0.05
     targets: list[str] | None = None
     """Names of the linear layers; None for all of them."""
 
@@ -49,7 +58,7 @@ class DataSettings:
 
     files: list[str]
     kind: Literal["pairs", "texts"] = "pairs"
-    limit: int | None = None
+    limit: Count | None = None
     query: str = "query"
     positive: str = "positive"
     negatives: str = "negatives"
@@ -57,7 +66,7 @@ class DataSettings:
     instruction: str | None = None
     query_kind: str = "query"
     passage_kind: str = "document"
-    weight: float | None = None
+    weight: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +84,8 @@ class ObjectiveSettings:
     embeds: ClassVar[bool] = False
 
     data: list[str] | None = None
-    weight: float = 1.0
-    turns: int = 1
+    weight: Positive = 1.0
+    turns: Count = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +96,11 @@ class ClmSettings(ObjectiveSettings):
     """
 
     kind: ClassVar[str] = "clm"
-    batch_tokens: int = 4096
-    max_tokens: int = 256
-    mask_share: float = 0.0
+    batch_tokens: Count = 4096
+    max_tokens: Window = 256
+    mask_share: Annotated[float, Range(low=0, high=0.99)] = 0.0
     mask_token: Literal["blank", "mask", "eos", "add"] = "mask"
-    router_balance: float = 0.01
+    router_balance: NotNegative = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +113,9 @@ class MntpSettings(ObjectiveSettings):
     """
 
     kind: ClassVar[str] = "mntp"
-    batch_tokens: int = 4096
-    max_tokens: int = 256
-    mask_share: float = 0.2
+    batch_tokens: Count = 4096
+    max_tokens: Window = 256
+    mask_share: Annotated[float, Range(above=0, high=1)] = 0.2
     mask_token: Literal["blank", "mask", "eos", "add"] = "blank"
     corruption: Literal["bert", "mask"] = "bert"
 
@@ -119,10 +128,10 @@ class InfillSettings(ObjectiveSettings):
     """
 
     kind: ClassVar[str] = "infill"
-    batch_tokens: int = 4096
-    max_tokens: int = 256
-    span_share: float = 0.15
-    span_tokens: int = 5
+    batch_tokens: Count = 4096
+    max_tokens: Window = 256
+    span_share: Part = 0.15
+    span_tokens: Count = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +140,11 @@ class SimcseSettings(ObjectiveSettings):
 
     kind: ClassVar[str] = "simcse"
     embeds: ClassVar[bool] = True
-    batch_texts: int = 128
-    max_tokens: int = 128
-    dropout: float = 0.3
-    temperature: float = 0.05
-    chunk_tokens: int = 8192
+    batch_texts: Texts = 128
+    max_tokens: Window = 128
+    dropout: Part = 0.3
+    temperature: Positive = 0.05
+    chunk_tokens: Count = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,12 +162,12 @@ class PairSettings(ObjectiveSettings):
 
     wants: ClassVar[str] = "pairs"
     embeds: ClassVar[bool] = True
-    batch_pairs: int = 128
-    negatives: int = 0
-    query_tokens: int = 64
-    passage_tokens: int = 256
+    batch_pairs: Count = 128
+    negatives: CountOrNone = 0
+    query_tokens: Count = 64
+    passage_tokens: Count = 256
     blended: bool = False
-    chunk_tokens: int = 8192
+    chunk_tokens: Count = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +175,7 @@ class ContrastiveSettings(PairSettings):
     """InfoNCE over positives and hard negatives; `in_batch_negatives: false` is NV-Embed's second stage."""
 
     kind: ClassVar[str] = "contrastive"
-    temperature: float = 0.05
+    temperature: Positive = 0.05
     in_batch_negatives: bool = True
     symmetric: bool = False
 
@@ -177,11 +186,11 @@ class DistilSettings(PairSettings):
 
     kind: ClassVar[str] = "distil"
     teacher: str
-    cosine_weight: float = 1.0
-    mse_weight: float = 1.0
-    scores_weight: float = 1.0
-    temperature: float = 0.05
-    teacher_tokens: int = 256
+    cosine_weight: NotNegative = 1.0
+    mse_weight: NotNegative = 1.0
+    scores_weight: NotNegative = 1.0
+    temperature: Positive = 0.05
+    teacher_tokens: Count = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,11 +198,11 @@ class SpladeSettings(PairSettings):
     """Contrast of term weights with FLOPS regularisers, whose weights rise quadratically (arXiv 2109.10086)."""
 
     kind: ClassVar[str] = "splade"
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     in_batch_negatives: bool = True
-    query_flops: float = 0.002
-    passage_flops: float = 0.006
-    flops_warmup_steps: int = 300
+    query_flops: NotNegative = 0.002
+    passage_flops: NotNegative = 0.006
+    flops_warmup_steps: CountOrNone = 300
 
 
 Objective = (
@@ -212,6 +221,8 @@ class TrainRecipe:
         objectives: each adds its weighted loss to every step, or has its turns where `alternate` is set.
         alternate: whether objectives take turns (AntLM, arXiv 2412.03275).
         lora: adapters in place of full fine-tuning.
+        examples: .jsonl of query and positive, saved with an encoder that retrieves examples for its queries (RARe);
+            training queries get theirs as well.
         dims: Matryoshka widths every embedding objective is averaged over, besides the full width.
         freeze_embeddings: whether the table of token embeddings stays as it is.
         dtype: what a forward multiplies in; weights and optimiser are float32.
@@ -225,16 +236,17 @@ class TrainRecipe:
     objectives: list[Objective] = field(default_factory=list[Objective])
     alternate: bool = False
     lora: LoraSettings | None = None
-    dims: list[int] = field(default_factory=list[int])
+    examples: str | None = None
+    dims: list[Count] = field(default_factory=list[int])
     freeze_embeddings: bool = False
-    steps: int = 1000
-    learning_rate: float = 2e-4
-    warmup_steps: int = 50
+    steps: Count = 1000
+    learning_rate: Positive = 2e-4
+    warmup_steps: CountOrNone = 50
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    checkpoint_steps: int = 100
-    seed: int = 0
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    checkpoint_steps: Count = 100
+    seed: CountOrNone = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
 
@@ -244,9 +256,6 @@ class TrainRecipe:
             raise ValueError("model: name one, or describe a `decoder` from scratch")
         if not self.objectives:
             raise ValueError(f"objectives: there is none; choose from {', '.join(o.kind for o in get_args(Objective))}")
-        for name in ("steps", "checkpoint_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
         for number, objective in enumerate(self.objectives):
             self._check_data(objective, f"objectives[{number}]")
 

@@ -141,6 +141,16 @@ class TestUnpooledPrompt:
         with pytest.raises(InputError, match=r"text 0 .*prompt fills all 4 tokens"):
             tokenizer(["sea"], "Represent this sentence: ")
 
+    def test_pooled_prompt_that_fills_the_limit_is_refused_too(self, text_tokenizer: Make) -> None:
+        """Nothing of any text would be left: all would get the prompt's vector."""
+        for limit, fits in ((8, False), (9, True)):
+            tokenizer = text_tokenizer("byte", max_tokens=limit)
+            if fits:
+                assert tokenizer(["sea"], "12345678").truncated.tolist() == [True]
+            else:
+                with pytest.raises(InputError, match=f"text 0 .*prompt fills all {limit} tokens"):
+                    tokenizer(["sea"], "12345678")
+
     @pytest.mark.parametrize("span", ["offsets", "tokens"])
     @pytest.mark.parametrize("kind", KINDS)
     def test_empty_text_behind_it_is_refused(self, kind: str, span: str, text_tokenizer: Make) -> None:

@@ -25,7 +25,6 @@ class Clm:
     def __init__(self, settings: ClmSettings, context: Context, names: list[str]) -> None:
         self._settings, self._context = settings, context
         self._batches = TextBatches(context, names, settings.max_tokens)
-        context.require(0 <= settings.mask_share < 1, "mask_share", "must be at least 0 and below 1")
         self._mask_id = -1
         if settings.mask_share:
             tokenizer = context.trainee.encoder.text_tokenizer.source

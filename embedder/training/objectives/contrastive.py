@@ -17,7 +17,6 @@ class Contrastive:
 
     def __init__(self, settings: ContrastiveSettings, context: Context, names: list[str]) -> None:
         self._settings, self._context = settings, context
-        context.require(settings.temperature > 0, "temperature", "must be positive")
         if not settings.in_batch_negatives:
             bare = next((name for name in names if not any(p.negatives for p in context.pairs[name].pairs)), None)
             no_negatives = bare is not None or settings.negatives < 1

@@ -1,5 +1,6 @@
 """Distillation from a sentence-transformers folder: its vectors (cosine, mean square) and its in-batch scores (KL).
 
+A teacher that is wider than the model is met through a linear layer that is trained with it and then dropped.
 sentence-transformers' DistillKLDivLoss compares each query's own candidates only, not the whole batch's scores.
 """
 
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..losses import cosine_distance, score_divergence
@@ -30,22 +31,19 @@ class Distil:
         self._batches = PairBatches(settings, context, names)
         self._teacher = _load(settings, context)
         width, own = self._teacher.get_embedding_dimension() or 0, context.dims[0]
-        by_vector = settings.cosine_weight > 0 or settings.mse_weight > 0
-        context.require(
-            width <= own or not by_vector,
-            "teacher",
-            f"gives {width} dimensions, the model {own}: set cosine_weight and mse_weight to 0",
-        )
+        self._projection: nn.Module = nn.Identity()
+        if width > own and (settings.cosine_weight or settings.mse_weight):
+            self._projection = context.trainee.add_projection(str(context.number), width, context.seed)
 
     def __call__(self, step: int, weight: float) -> StepResult:
         """Propagates the step's loss back."""
         batch = self._batches(step)
-        theirs = self._embed([*batch.query_texts, *batch.passage_texts])
-        count = len(batch.query_texts)
+        theirs = self._embed(batch.texts, batch.kinds)
+        count = batch.candidates.queries
 
         def loss_of(vectors: Tensor) -> Tensor:
             total = over_widths(vectors, self._context.dims, lambda unit: self._scores(unit, theirs, count))
-            ours = F.normalize(vectors[:, : theirs.shape[1]], dim=1)
+            ours = F.normalize(self._projection(vectors)[:, : theirs.shape[1]], dim=1)
             if self._settings.cosine_weight:
                 total = total + self._settings.cosine_weight * cosine_distance(ours, theirs)
             if self._settings.mse_weight:
@@ -61,10 +59,16 @@ class Distil:
         ours, wanted = (unit[:count], unit[count:]), (theirs[:count], theirs[count:])
         return self._settings.scores_weight * score_divergence(ours, wanted, self._settings.temperature)
 
-    def _embed(self, texts: list[str]) -> Tensor:
-        with torch.no_grad():
-            vectors = self._teacher.encode(texts, convert_to_tensor=True, show_progress_bar=False)
-        return F.normalize(vectors.float().clone(), dim=1).to(self._context.trainee.device)
+    def _embed(self, texts: list[str], kinds: list[str]) -> Tensor:
+        """The teacher's unit vectors, each text behind the prompt the teacher has for its side."""
+        rows = torch.empty(len(texts), self._teacher.get_embedding_dimension() or 0)
+        for encode, asked in ((self._teacher.encode_query, True), (self._teacher.encode_document, False)):
+            places = [place for place, kind in enumerate(kinds) if (kind == "query") is asked]
+            if places:
+                with torch.no_grad():
+                    found = encode([texts[i] for i in places], convert_to_tensor=True, show_progress_bar=False)
+                rows[places] = found.float().cpu()
+        return F.normalize(rows, dim=1).to(self._context.trainee.device)
 
 
 def _load(settings: DistilSettings, context: Context) -> SentenceTransformer:

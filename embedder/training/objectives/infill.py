@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..hybrid import HybridLayout
+from ..hybrid import HybridLayout, refusal
 from ..packed_texts import PackedTexts
 from ..run import StepResult
 from ..training_recipe import InfillSettings
@@ -24,8 +24,8 @@ class Infill:
 
     def __init__(self, settings: InfillSettings, context: Context, names: list[str]) -> None:
         self._settings, self._context = settings, context
-        context.require(0 < settings.span_share < 1, "span_share", "must be above 0 and below 1")
-        context.require(settings.span_tokens >= 1, "span_tokens", "must be at least 1")
+        reason = refusal(context.trainee.model, settings.max_tokens)
+        context.require(reason is None, "kind", f"infill does not run on this model: {reason}")
         self._batches = TextBatches(context, names, settings.max_tokens)
 
     def __call__(self, step: int, weight: float) -> StepResult:

@@ -72,7 +72,6 @@ class Mntp:
 
     def __init__(self, settings: MntpSettings, context: Context, names: list[str]) -> None:
         self._settings, self._context = settings, context
-        context.require(0 < settings.mask_share <= 1, "mask_share", "must be above 0 and at most 1")
         self._batches = TextBatches(context, names, settings.max_tokens)
         tokenizer = context.trainee.encoder.text_tokenizer
         mask_id = mask_token_id(tokenizer.source, settings.mask_token, f"{context.field}.mask_token")

@@ -9,8 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...errors import InputError, ModelError
+from ...examples import tokenize_each
 from ...spec import INSTRUCTION_SLOT
+from ...tokenization import TextTokenizer
 from ..data import PairData, TrainingPair, group_of
+from ..settings import RecipeError
 from ..training_recipe import PairSettings
 from .context import Context
 from .gradcache import Chunk, chunks
@@ -37,13 +41,31 @@ class Candidates:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """A step's texts, queries first, then positives, then negatives, and how they belong together."""
+    """A step's texts and how they belong together.
+
+    Attributes:
+        parts: the texts' tokens, cut into forwards.
+        candidates: who answers whom.
+        texts: as they were given; queries first, then positives, then negatives.
+        kinds: which of the encoder's prompts each of them got.
+        tokens: of all texts together.
+    """
 
     parts: list[Chunk]
     candidates: Candidates
-    query_texts: list[str]
-    passage_texts: list[str]
+    texts: list[str]
+    kinds: list[str]
     tokens: int
+
+    @property
+    def query_texts(self) -> list[str]:
+        """The queries, as they were given."""
+        return self.texts[: self.candidates.queries]
+
+    @property
+    def passage_texts(self) -> list[str]:
+        """The candidates, as they were given."""
+        return self.texts[self.candidates.queries :]
 
 
 class PairBatches:
@@ -53,18 +75,37 @@ class PairBatches:
         """Check prompts and prepare tokenizers.
 
         Raises:
-            RecipeError: a data set names a prompt the encoder does not have.
+            RecipeError: a data set asks for a prompt or instruction the encoder does not have, or one that leaves no
+                room for a text.
         """
         self._settings, self._context = settings, context
         self._sets = [context.pairs[name] for name in names]
-        trainee = context.trainee
-        self._queries = trainee.text_tokenizer(settings.query_tokens)
-        self._passages = trainee.text_tokenizer(settings.passage_tokens)
+        self._queries, self._passages = self._tokenizer("query_tokens"), self._tokenizer("passage_tokens")
         for one in self._sets:
-            for kind in (one.settings.query_kind, one.settings.passage_kind):
-                context.require(kind in trainee.spec.prompts, "data", f"the encoder has no prompt of kind {kind!r}")
+            self._check(one)
         weights = [one.settings.weight or len(one.pairs) ** _FLATTEN for one in self._sets]
         self._shares = np.asarray(weights, np.float64) / sum(weights)
+
+    def _tokenizer(self, key: str) -> TextTokenizer:
+        try:
+            return self._context.trainee.text_tokenizer(getattr(self._settings, key))
+        except ModelError as error:
+            raise RecipeError(f"{self._context.field}.{key}: {error}") from error
+
+    def _check(self, one: PairData) -> None:
+        given, prompts = one.settings, self._context.trainee.spec.prompts
+        for kind in (given.query_kind, given.passage_kind):
+            self._context.require(kind in prompts, "data", f"the encoder has no prompt of kind {kind!r}")
+        if given.instruction is not None and INSTRUCTION_SLOT not in prompts[given.query_kind]:
+            raise RecipeError(
+                f"data.{one.name}.instruction: the encoder's {given.query_kind} prompt has no place for it: write "
+                f"{INSTRUCTION_SLOT} there"
+            )
+        for key, kind in (("query_tokens", given.query_kind), ("passage_tokens", given.passage_kind)):
+            try:
+                self._tokenised(one, ["a"], query=key == "query_tokens")
+            except InputError:
+                self._context.require(False, key, f"the {kind} prompt leaves no room for a text")
 
     def __call__(self, step: int) -> PairBatch:
         """The batch of a step."""
@@ -87,6 +128,8 @@ class PairBatches:
         chosen = [_some(pair.negatives, self._settings.negatives, rng) for pair in pairs]
         rows: list[NDArray[np.int32]] = []
         starts: list[NDArray[np.int32]] = []
+        all_texts: list[str] = []
+        kinds: list[str] = []
         for role in ("query", "positive", "negative"):
             at = 0
             for one, some in drawn:
@@ -94,14 +137,16 @@ class PairBatches:
                 at += len(some)
                 texts = negatives if role == "negative" else [getattr(pair, role) for pair in some]
                 ids, pool_from = self._tokenised(one, texts, query=role == "query")
+                all_texts += texts
+                kinds += [one.settings.query_kind if role == "query" else one.settings.passage_kind] * len(texts)
                 rows += ids
                 starts.append(pool_from)
         device = self._context.trainee.device
         return PairBatch(
             chunks(rows, np.concatenate(starts), self._settings.chunk_tokens, device),
             candidates(pairs, chosen, device),
-            [pair.query for pair in pairs],
-            [pair.positive for pair in pairs] + [text for texts in chosen for text in texts],
+            all_texts,
+            kinds,
             sum(map(len, rows)),
         )
 
@@ -110,8 +155,12 @@ class PairBatches:
     ) -> tuple[list[NDArray[np.int32]], NDArray[np.int32]]:
         spec, kind = self._context.trainee.spec, one.settings.query_kind if query else one.settings.passage_kind
         instruction = one.settings.instruction if INSTRUCTION_SLOT in spec.prompts[kind] else None
-        template = spec.template(kind, instruction)
-        found = (self._queries if query else self._passages)(texts, template)
+        tokenizer, index = self._queries if query else self._passages, self._context.trainee.encoder.example_index
+        if index is None or not spec.retrieves(kind):
+            found = tokenizer(texts, spec.template(kind, instruction))
+        else:
+            examples = [index.for_query(text) for text in texts]
+            found = tokenize_each(tokenizer, spec, texts, examples, (kind, instruction, "end"), 0)
         return found.ids, found.pool_from
 
 

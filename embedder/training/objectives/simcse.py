@@ -21,8 +21,6 @@ class Simcse:
 
     def __init__(self, settings: SimcseSettings, context: Context, names: list[str]) -> None:
         self._settings, self._context = settings, context
-        context.require(0 < settings.dropout < 1, "dropout", "must be above 0 and below 1: it makes the two views")
-        context.require(settings.batch_texts >= 2, "batch_texts", "must be at least 2")
         self._batches = TextBatches(context, names, settings.max_tokens)
 
     def __call__(self, step: int, weight: float) -> StepResult:

@@ -7,7 +7,11 @@ import numpy as np
 from ...template import Template
 from ..data import TextData
 from ..packed_texts import PackedTexts
+from ..run import TrainingError
 from .context import Context
+
+# Rounds in which pieces that are too short are drawn again.
+_TRIES = 100
 
 
 class TextBatches:
@@ -25,11 +29,14 @@ class TextBatches:
         """`count` packed pieces; those that a text's end leaves with a single token are drawn again."""
         rng = self._context.rng(step)
         rows: list[np.ndarray] = []
-        while len(rows) < count:
+        for _ in range(_TRIES):
+            if len(rows) == count:
+                return PackedTexts.of(rows).to(self._context.trainee.device)
             chosen = rng.choice(len(self._sets), size=count - len(rows), p=self._shares)
             pieces = [self._sets[i].piece(rng.random(), self._max_tokens) for i in chosen]
             rows += [ids for ids in self._tokenizer(pieces, Template()).ids if len(ids) > 2]
-        return PackedTexts.of(rows).to(self._context.trainee.device)
+        names = ", ".join(one.name for one in self._sets)
+        raise TrainingError(f"data: hardly a text of {names} has more than a token to learn from")
 
 
 def texts_a_step(batch_tokens: int, max_tokens: int) -> int:

@@ -56,11 +56,13 @@ def recipe(values) -> TrainRecipe:
     return build(TrainRecipe, values, "test")
 
 
-def context(base: Path, encoder=None, *, with_head=True, dims=(32,), lora=None, bfloat16=False) -> Context:
+def context(
+    base: Path, encoder=None, *, with_head=True, dims=(32,), lora=None, bfloat16=False, examples=None
+) -> Context:
     """What an objective is given, on a tiny model: 40 pairs and 30 texts."""
     values = {"model": str(base), "encoder": encoder or {}, "objectives": [{"kind": "mntp"}]}
     values["data"] = {"text": {"kind": "texts", "files": ["x"]}}
-    loaded = load_for_training(base, recipe(values), "cpu")
+    loaded = load_for_training(base, recipe(values), "cpu", examples)
     head = load_lm_head(loaded, base) if with_head else None
     trainee = Trainee(loaded, head, bfloat16=bfloat16, lora=lora)
     texts = sentences(30, 40, 4)

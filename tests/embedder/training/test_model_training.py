@@ -161,6 +161,23 @@ def test_a_decoder_from_scratch_is_made_once_and_mixtures_of_experts_are_balance
         ([CONTRASTIVE], {"dims": [64]}, "dims: 64 is not between 1 and the model's 32 dimensions"),
         ([CONTRASTIVE], {"lora": {"targets": ["nothing"]}}, "lora.targets: "),
         ([CONTRASTIVE], {"encoder": {"latent": {"latents": 4, "heads": 2, "head_dim": 8, "hidden_size": 48}}}, "48"),
+        (
+            [CONTRASTIVE],
+            {"encoder": {"latent": {"latent": 4, "heads": 2, "head_dim": 8}}},
+            "encoder.latent.latent is unknown; known keys are latents, heads",
+        ),
+        ([{**CONTRASTIVE, "query_tokens": 1}], {}, r"objectives\[0\].query_tokens: max_tokens=1 leaves no room"),
+        (
+            [{**CONTRASTIVE, "query_tokens": 6}],
+            {"encoder": {"prompts": {"query": "river water boat fish bread flour"}}},
+            r"objectives\[0\].query_tokens: the query prompt leaves no room for a text",
+        ),
+        (
+            [CONTRASTIVE],
+            {"data": {"x": {"files": ["$DATA/pairs.jsonl"], "instruction": "find it"}}},
+            "data.x.instruction: the encoder's query prompt has no place for it",
+        ),
+        ([CONTRASTIVE], {"examples": "$DATA/pairs.jsonl"}, "examples: the encoder retrieves none"),
         ([SPLADE], {}, r"objectives\[0\].kind: splade needs a sparse head"),
         ([{"kind": "distil", "teacher": "nowhere"}], {}, r"objectives\[0\].teacher: no folder at nowhere"),
         ([MNTP], {"data": {"x": {"kind": "texts", "files": ["$DATA/none.jsonl"]}}}, "none.jsonl does not exist"),

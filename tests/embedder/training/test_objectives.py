@@ -1,3 +1,4 @@
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM
 sys.path.insert(0, str(Path(__file__).parent))
 from models import context, gradients, make_base
 
+from decant.embedder import Encoder, EncoderSpec
 from decant.embedder.training.data import TrainingPair
 from decant.embedder.training.hybrid import HybridLayout, visible
 from decant.embedder.training.objectives.clm import Clm
@@ -280,7 +282,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(base, tmp_path):
         given.trainee.model.layers[0].mlp.down_proj.weight.add_(0.3)
     batch = same._batches(0)
     ours = given.trainee.encoder.encode([*batch.query_texts, *batch.passage_texts]).dense
-    theirs = same._embed([*batch.query_texts, *batch.passage_texts]).numpy()
+    theirs = same._embed(batch.texts, batch.kinds).numpy()
     distance = 1 - (ours * theirs).sum(1)
     probabilities = []
     for vectors in (theirs, ours):
@@ -291,6 +293,86 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(base, tmp_path):
     assert same(0, 1.0).loss.item() == pytest.approx(float(expected), rel=1e-4)
     with pytest.raises(RecipeError, match="no folder at nowhere"):
         Distil(DistilSettings(teacher="nowhere"), given, ["pairs"])
+
+
+def test_a_teacher_gets_its_own_prompts_and_may_be_wider(base, tmp_path):
+    prompts = {"query": "fish: ", "document": "bread: "}
+    wide = make_base(tmp_path, hidden_size=64)
+    teacher = Encoder.load(wide, dtype="float32", spec=EncoderSpec(prompts=prompts))
+    teacher.save(tmp_path / "teacher")
+    given = context(base, with_head=False)
+    settings = DistilSettings(teacher=str(tmp_path / "teacher"), batch_pairs=6, negatives=1, chunk_tokens=60)
+    objective = Distil(settings, given, ["pairs"])
+    batch = objective._batches(0)
+    assert len(batch.parts) > 1
+    wanted = np.concatenate(
+        [teacher.encode(batch.query_texts, kind="query").dense, teacher.encode(batch.passage_texts).dense]
+    )
+    np.testing.assert_allclose(objective._embed(batch.texts, batch.kinds).numpy(), wanted, atol=1e-5)
+    layer = given.trainee.projections["0"]
+    assert layer.weight.shape == (64, 32)
+    first = objective(0, 1.0).loss.item()
+    assert layer.weight.grad.abs().max() > 1e-4
+    optimizer = torch.optim.AdamW(given.trainee.parameters(), lr=3e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        objective(0, 1.0)
+        optimizer.step()
+    assert objective(0, 1.0).loss.item() < 0.7 * first
+    given.trainee.save(tmp_path / "student")
+    assert Encoder.load(tmp_path / "student").dimension == 32
+
+
+def test_queries_get_the_examples_the_encoder_retrieves(base, tmp_path):
+    """RARe's training: each query behind the nearest other ones of the index, passages as they are."""
+    file = tmp_path / "examples.jsonl"
+    pairs = context(base, with_head=False).pairs["pairs"].pairs
+    file.write_text("".join(json.dumps({"query": p.query, "positive": p.positive}) + "\n" for p in pairs[:20]))
+    encoder = {
+        "prompts": {"query": "{examples}find ", "document": ""},
+        "example": "{query} is {passage} ",
+        "retrieved_examples": {"count": 2},
+        "max_tokens": 128,
+    }
+    given = context(base, encoder, with_head=False, examples=file)
+    batches = PairBatches(ContrastiveSettings(batch_pairs=8, query_tokens=120), given, ["pairs"])
+    batch = batches(0)
+    trainee = given.trainee
+    for text, part_rows in zip(batch.query_texts, _rows_of(batch), strict=False):
+        expected = trainee.encoder.tokenize([text], "query").ids[0].tolist()
+        assert part_rows == expected
+        near = trainee.encoder.example_index.for_query(text)
+        assert near and text not in [query for query, _ in near]
+    plain = trainee.encoder.text_tokenizer(batch.passage_texts[:1]).ids[0].tolist()
+    assert _rows_of(batch)[8] == plain
+
+
+def _rows_of(batch):
+    """Token ids of a batch's texts, in the order of `batch.texts`."""
+    found = {}
+    for part in batch.parts:
+        rows = part.texts.input_ids.split(part.texts.lengths)
+        for place, row in zip(part.rows.tolist(), part.texts.restore.tolist(), strict=True):
+            found[place] = rows[row].tolist()
+    return [found[place] for place in range(len(found))]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "message"),
+    [
+        ("mistral", {"sliding_window": 16}, "sliding window of 16 does not hold max_tokens=24"),
+        ("gemma2", {"head_dim": 8, "sliding_window": 64}, "attn_logit_softcapping"),
+    ],
+)
+def test_infill_says_before_the_first_step_where_its_mask_cannot_be(tmp_path, architecture, config, message):
+    given = context(make_base(tmp_path, architecture, **config))
+    with pytest.raises(RecipeError, match=message):
+        Infill(InfillSettings(max_tokens=24), given, ["text"])
+
+
+def test_infill_runs_within_a_sliding_window(tmp_path):
+    given = context(make_base(tmp_path, "mistral", sliding_window=64))
+    assert Infill(InfillSettings(batch_tokens=48, max_tokens=24), given, ["text"])(0, 1.0).loss.item() > 0
 
 
 # Sparse

@@ -27,6 +27,7 @@ def test_values_replace_defaults(tmp_path):
 
 
 TEXTS = "data: {text: {kind: texts, files: [a.jsonl]}}\n"
+PAIRS = "model: base\ndata: {pairs: {files: [a.jsonl]}}\n"
 MNTP = "model: base\nobjectives: [{kind: mntp}]\n"
 
 
@@ -57,6 +58,20 @@ MNTP = "model: base\nobjectives: [{kind: mntp}]\n"
         (TEXTS + MNTP + "dtype: float16\n", "dtype must be one of float32, bfloat16, not 'float16'"),
         (TEXTS + MNTP + "data: {text: {files: [a], kind: txt}}\n", "data.text.kind must be one of pairs, texts"),
         (TEXTS + MNTP + "steps: 0\n", "steps must be at least 1"),
+        (TEXTS + MNTP + "seed: -1\n", "seed must be at least 0, not -1"),
+        (TEXTS + MNTP + "learning_rate: 0\n", "learning_rate must be above 0, not 0"),
+        (TEXTS + MNTP + "lora: {rank: 0}\n", "lora.rank must be at least 1, not 0"),
+        (TEXTS + MNTP + "lora: {dropout: 2}\n", "lora.dropout must be at most 0.99, not 2"),
+        (TEXTS + MNTP + "dims: [0]\n", r"dims\[0\] must be at least 1, not 0"),
+        (TEXTS + "model: base\nobjectives: [{kind: mntp, mask_share: 0}]\n", "mask_share must be above 0, not 0"),
+        (TEXTS + "model: base\nobjectives: [{kind: infill, max_tokens: 2}]\n", "max_tokens must be at least 8, not 2"),
+        (TEXTS + "model: base\nobjectives: [{kind: simcse, batch_texts: 1}]\n", "batch_texts must be at least 2"),
+        (PAIRS + "objectives: [{kind: contrastive, batch_pairs: 0}]\n", "batch_pairs must be at least 1, not 0"),
+        (PAIRS + "objectives: [{kind: contrastive, negatives: -1}]\n", "negatives must be at least 0, not -1"),
+        (PAIRS + "objectives: [{kind: splade, temperature: 0}]\n", r"objectives\[0\].temperature must be above 0"),
+        (PAIRS + "objectives: [{kind: contrastive, weight: -1}]\n", "weight must be above 0, not -1"),
+        (PAIRS + "objectives: [{kind: contrastive, turns: 0}]\n", "turns must be at least 1, not 0"),
+        ("data: {p: {files: [a], weight: 0}}\n" + MNTP, "data.p.weight must be above 0, not 0"),
     ],
 )
 def test_a_wrong_recipe_is_one_line_that_names_the_fault(tmp_path, text, message):
