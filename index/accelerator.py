@@ -17,7 +17,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from . import passages
 from .generations import Manifest, UnusableGeneration, publish, read_manifest, verified
+from .passages import Passages
 from .snapshot import Snapshot
 from .topk import normalize
 
@@ -57,12 +59,14 @@ class Accelerator:
         index: faiss, inner product over unit vectors, row i is `keys[i]`.
         vectors: (A, D) float32 unit rows, memory-mapped, for rescoring and exact search.
         keys: (A,) int64, see `schema.table_schema`.
+        passages: what is shown of every row; None in a generation of an older Decant.
     """
 
     manifest: Manifest
     index: Any
     vectors: NDArray[np.float32]
     keys: NDArray[np.int64]
+    passages: Passages | None
 
     def exact_is_better(self, k: int, allowed_rows: int) -> bool:
         """Whether a filter leaves so few rows that searching exactly those is faster, and surer."""
@@ -151,6 +155,7 @@ def build(root: Path, snapshot: Snapshot, fingerprint: str, kind: str) -> Manife
         faiss.write_index(index, str(folder / FAISS_FILE))
         np.save(folder / VECTORS_FILE, vectors)
         np.save(folder / KEYS_FILE, snapshot.keys)
+        passages.write(folder, snapshot)
 
     facts = {"kind": kind, "rows": len(snapshot), "version": snapshot.version, "dimension": snapshot.layout.width}
     return publish(root, snapshot.version, fingerprint, facts, write)
@@ -170,11 +175,16 @@ def load(root: Path, fingerprint: str, dimension: int) -> Accelerator | None:
         vectors = np.load(paths[VECTORS_FILE], mmap_mode="r")
         keys = np.load(paths[KEYS_FILE])
         index = faiss.read_index(str(paths[FAISS_FILE]))
+        shown = None
+        if passages.LINES_FILE in paths:
+            shown = passages.load(paths[passages.LINES_FILE], paths[passages.PLACES_FILE])
     except (KeyError, OSError, ValueError, RuntimeError) as error:
         raise UnusableGeneration(f"it cannot be loaded ({' '.join(str(error).split())[:120]})") from error
     if vectors.shape != (len(keys), dimension) or index.ntotal != len(keys) or index.d != dimension:
         raise UnusableGeneration("its files do not belong together")
-    return Accelerator(manifest, index, vectors, keys)
+    if shown is not None and len(shown.places) != len(keys):
+        raise UnusableGeneration("its files do not belong together")
+    return Accelerator(manifest, index, vectors, keys, shown)
 
 
 def _graph_width(k: int, share: float) -> int:

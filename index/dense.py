@@ -8,13 +8,15 @@ commit costs what it changed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .accelerator import Accelerator
 from .pool import VectorPool
-from .snapshot import Snapshot
+from .snapshot import HIT_COLUMNS, Snapshot
 from .topk import Ranked, candidates, exact_scores, normalize, ranked
 
 
@@ -33,6 +35,24 @@ class DenseView:
     pool_positions: NDArray[np.int64]
     sealed: Accelerator | None
     sealed_positions: NDArray[np.int64]
+
+    @cached_property
+    def _slots(self) -> NDArray[np.int64]:
+        """(N,) the accelerated row at each position, -1 where there is none."""
+        slots = np.full(len(self.snapshot), -1, np.int64)
+        living = np.flatnonzero(self.sealed_positions >= 0)
+        slots[self.sealed_positions[living]] = living
+        return slots
+
+    def shown(self, positions: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """What a search shows of the rows at some positions, from the accelerator as far as that has it."""
+        if self.sealed is None or self.sealed.passages is None:
+            return self.snapshot.take(positions, HIT_COLUMNS).to_pylist()
+        slots = self._slots[positions]
+        held, others = slots >= 0, positions[slots < 0]
+        sealed = iter(self.sealed.passages.take(slots[held].tolist()))
+        fresh = iter(self.snapshot.take(others, HIT_COLUMNS).to_pylist() if len(others) else ())
+        return [next(sealed if here else fresh) for here in held.tolist()]
 
     def search(
         self,

@@ -63,8 +63,9 @@ class DocumentState:
 def table_schema(layout: Layout) -> pa.Schema:
     """The chunks table's columns.
 
-    `key` tells one stored vector from another: 64 bits of chunk id and vector, the same on every machine. Two of a
-    million rows share one with probability 3e-8; it names rows to caches and accelerators, never to a user.
+    `key` tells one stored row from another: 64 bits of its chunk id, its vectors and what else a search shows of it,
+    the same on every machine. Two of a million rows share one with probability 3e-8; it names rows to caches and
+    accelerators, never to a user.
     `words` is what the full-text index reads. A sparse vector is two lists, its terms rising, and their weights.
     """
     fields: list[pa.Field[Any]] = [
@@ -103,9 +104,17 @@ def chunk_id(chunk: Chunk) -> str:
     return digest.hexdigest()
 
 
-def vector_key(identity: str, vector: NDArray[np.float32], *others: NDArray[Any]) -> int:
-    """Name what is stored of one chunk's vectors: signed 64 bits of the chunk's id and their little-endian bytes."""
+def row_key(identity: str, shown: str, vector: NDArray[np.float32], *others: NDArray[Any]) -> int:
+    """Name what is stored of one chunk: signed 64 bits.
+
+    Args:
+        identity: the chunk's id, which speaks for its place and text.
+        shown: what else a search shows of it.
+        vector: dense; its little-endian bytes count.
+        *others: the parts of other vectors, likewise.
+    """
     digest = hashlib.blake2b(identity.encode("ascii"), digest_size=8)
+    digest.update(hashlib.blake2b(shown.encode("utf-8"), digest_size=8).digest())
     digest.update(np.ascontiguousarray(vector, dtype="<f4").tobytes())
     for other in others:
         digest.update(other.astype(other.dtype.newbyteorder("<")).tobytes())
@@ -186,14 +195,14 @@ class _Vectors:
     sparse: csr_array | None
     router: NDArray[np.float32] | None
 
-    def key(self, row: int, identity: str) -> int:
+    def key(self, row: int, identity: str, shown: str) -> int:
         others: list[NDArray[Any]] = []
         if self.sparse is not None:
             begin, end = self.sparse.indptr[row], self.sparse.indptr[row + 1]
             others += [self.sparse.indices[begin:end].astype("<u4"), self.sparse.data[begin:end].astype("<f4")]
         if self.router is not None:
             others.append(self.router[row])
-        return vector_key(identity, self.dense[row], *others)
+        return row_key(identity, shown, self.dense[row], *others)
 
     def columns(self) -> dict[str, object]:
         found: dict[str, object] = {"vector": _fixed(self.dense)}
@@ -214,9 +223,10 @@ def _columns(batch: Sequence[IndexedDocument], vectors: _Vectors) -> dict[str, o
     pairs = [(entry, chunk) for entry in batch for chunk in entry.chunks]
     ids = [chunk_id(chunk) for _, chunk in pairs]
     metadata = {id(e): metadata_json(e.document.metadata, e.document.doc_id) for e in batch}
+    shown = {id(e): json.dumps([e.document.title, e.document.path, metadata[id(e)]]) for e in batch}
     return {
         "chunk_id": ids,
-        "key": [vectors.key(row, name) for row, name in enumerate(ids)],
+        "key": [vectors.key(row, ids[row], shown[id(e)]) for row, (e, _) in enumerate(pairs)],
         "doc_id": [c.doc_id for _, c in pairs],
         "ordinal": [c.ordinal for _, c in pairs],
         "start_char": [c.start_char for _, c in pairs],

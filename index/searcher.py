@@ -23,7 +23,7 @@ from .modes import MODES, needed, parse_mode
 from .opening import model_name
 from .refine import Refine, grouped, reranked, spread
 from .schema import tidy
-from .snapshot import HIT_COLUMNS, Snapshot, chunk_of, metadata_of
+from .snapshot import Snapshot, chunk_of, metadata_of
 from .store import Store
 from .topk import Ranked, normalized
 from .views import Views
@@ -214,7 +214,7 @@ class Searcher:
             fetch = refine.fetch(k)
             while True:
                 how = Query(modes, min(fetch, MAX_RESULTS), filter, exact, fusion or self.fusion, self.router_weight)
-                found = _hits(snapshot, self.ranked(snapshot, queries, given, how))
+                found = self._hits(snapshot, self.ranked(snapshot, queries, given, how))
                 refined = [self._refined(snapshot, *one, k, refine) for one in zip(queries, found, strict=True)]
                 short = any(len(r) < k and len(f) >= how.k for r, f in zip(refined, found, strict=True))
                 if not short or how.k == MAX_RESULTS:
@@ -222,6 +222,24 @@ class Searcher:
                 fetch *= 4  # several chunks of one document took the places of others
 
         return self.store.read(run)
+
+    def _hits(self, snapshot: Snapshot, results: Sequence[Found]) -> list[list[Hit]]:
+        """Fetch the texts of all results at once."""
+        if not results:
+            return []
+        every = np.unique(np.concatenate([found.ranked.positions for found in results]))
+        rows = dict(zip(every.tolist(), self.views.shown(snapshot, every), strict=True))
+        hits: list[list[Hit]] = []
+        for found in results:
+            ranks = ranks_of(found.lists, found.ranked.positions)
+            places = zip(found.ranked.positions.tolist(), found.ranked.scores.tolist(), ranks, strict=True)
+            hits.append(
+                [
+                    Hit(chunk_of(rows[p]), score, rows[p]["title"], rows[p]["path"], metadata_of(rows[p]), rank)
+                    for p, score, rank in places
+                ]
+            )
+        return hits
 
     def _refined(self, snapshot: Snapshot, query: str, hits: list[Hit], k: int, refine: Refine) -> list[Hit]:
         if refine.reranker is not None:
@@ -293,25 +311,6 @@ class Searcher:
             rows = given[name] if share else np.zeros((some.shape[0], width), np.float32)
             parts.append(np.asarray(rows) * np.float32(share))
         return normalized(np.hstack(parts)), float(np.sqrt(2) * np.hypot(*shares))
-
-
-def _hits(snapshot: Snapshot, results: Sequence[Found]) -> list[list[Hit]]:
-    """Fetch the texts of all results at once."""
-    if not results:
-        return []
-    every = np.unique(np.concatenate([found.ranked.positions for found in results]))
-    rows = dict(zip(every.tolist(), snapshot.take(every, HIT_COLUMNS).to_pylist(), strict=True))
-    hits: list[list[Hit]] = []
-    for found in results:
-        ranks = ranks_of(found.lists, found.ranked.positions)
-        places = zip(found.ranked.positions.tolist(), found.ranked.scores.tolist(), ranks, strict=True)
-        hits.append(
-            [
-                Hit(chunk_of(rows[p]), score, rows[p]["title"], rows[p]["path"], metadata_of(rows[p]), rank)
-                for p, score, rank in places
-            ]
-        )
-    return hits
 
 
 def _check(queries: Sequence[str], k: int) -> None:

@@ -152,6 +152,12 @@ class Snapshot:
             found = search.with_row_id(True).select(["_rowid", "_distance"]).limit(limit).to_arrow()
         return np.unique(self.positions(found["_rowid"].to_numpy()))
 
+    def batches(self, columns: Sequence[str]) -> Generator[tuple[NDArray[np.int64], list[dict[str, Any]]]]:
+        """Every row, some at a time and in any order: positions, and for each its columns."""
+        with lance_errors(self._root):
+            for batch in self._table.search().with_row_id(True).select(["_rowid", *columns]).limit(None).to_batches():
+                yield self.positions(batch["_rowid"].to_numpy()), batch.select(list(columns)).to_pylist()
+
     def scan(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
         """Whole columns, in any order, with `_rowid`."""
         with lance_errors(self._root):

@@ -30,9 +30,10 @@ from .identity import keep_identity_index
 from .info import dense_status, describe
 from .meta import StoreMeta
 from .opening import ACCELERATORS, locate, lock_of, model_name
-from .place import Place, place_of
+from .place import LANCE, Place, place_of
 from .schema import TABLE, DocumentState, IndexedDocument, rows_of
 from .snapshot import Snapshot, chunk_of, lance_errors, metadata_of
+from .watch import VersionWatch
 
 # Maintenance that follows a write spares the versions that queries may be in the middle of.
 KEEP_VERSIONS = timedelta(minutes=1)
@@ -73,6 +74,7 @@ class Store:
         with lance_errors(place):
             self._database = lancedb.connect(place.tables, read_consistency_interval=timedelta(0))
             self.table: Table = self._database.open_table(TABLE)
+        self._watch = VersionWatch(self.root / LANCE / f"{TABLE}.lance")
         self._snapshot: Snapshot | None = None
 
     @classmethod
@@ -125,7 +127,7 @@ class Store:
     def snapshot(self) -> Snapshot:
         """The newest version; the same object as long as nobody commits."""
         with self._guard:
-            version = self._version()
+            version = self._version() if self.place.remote else self._watch.version(self._version)
             self._copy_accelerators(version)
             while self._snapshot is None or self._snapshot.version != version:
                 try:

@@ -6,7 +6,10 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from . import accelerator, dense, segments, sparse
 from .accelerator import Accelerator
@@ -14,7 +17,7 @@ from .dense import DenseView
 from .generations import UnusableGeneration, current
 from .lance_ann import LanceView, kind_of
 from .seismic import Segment
-from .snapshot import Snapshot
+from .snapshot import HIT_COLUMNS, Snapshot
 from .sparse import SparseView
 from .store import Store
 
@@ -73,6 +76,13 @@ class Views:
             if old is None or old.snapshot is not snapshot or old.sealed is not sealed:
                 self._dense = old = dense.view_of(snapshot, sealed, old.pool if old else None)
             return old
+
+    def shown(self, snapshot: Snapshot, positions: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """`HIT_COLUMNS` of the rows at some positions, from what is in memory for this snapshot or from its table."""
+        view = self._dense
+        if view is not None and view.snapshot is snapshot:
+            return view.shown(positions)
+        return snapshot.take(positions, HIT_COLUMNS).to_pylist()
 
     def sparse(self, snapshot: Snapshot) -> SparseView:
         """The sparse side of a snapshot; postings already in memory are kept."""

@@ -17,9 +17,8 @@ import pytest
 from decant.index import Searcher, Store
 
 WORKER = Path(__file__).with_name("crash_worker.py")
-KILLS = 20
 # A child that is killed after its work has ended shows nothing, so such a moment is drawn again.
-ATTEMPTS = 60
+ATTEMPTS_PER_KILL = 3
 
 
 def _load():
@@ -103,7 +102,8 @@ def kill_after(seconds, pid):
     return timer
 
 
-def test_killed_at_twenty_random_moments_and_finished_the_content_is_the_same(base, worker, tmp_path):
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_and_finished_the_content_is_the_same(kills, base, worker, tmp_path):
     undisturbed = tmp_path / "undisturbed"
     shutil.copytree(base, undisturbed)
     worker.begin(undisturbed)
@@ -112,9 +112,9 @@ def test_killed_at_twenty_random_moments_and_finished_the_content_is_the_same(ba
     seconds = time.perf_counter() - began
     with Store.open(undisturbed) as store:
         wanted = store.digest()
-    moments = random.Random(20)
+    moments = random.Random(kills)
     landed = 0
-    for attempt in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS_PER_KILL * kills):
         root = tmp_path / f"killed-{attempt}"
         shutil.copytree(base, root)
         pid = worker.begin(root)
@@ -129,9 +129,9 @@ def test_killed_at_twenty_random_moments_and_finished_the_content_is_the_same(ba
             assert len(list(store.dense_folder.glob("g-*"))) <= 1
         shutil.rmtree(root)
         landed += killed == signal.SIGKILL
-        if landed == KILLS:
+        if landed == kills:
             break
-    assert landed == KILLS
+    assert landed == kills
 
 
 def test_killed_while_a_new_store_is_made_it_can_be_made_again(worker, tmp_path):

@@ -238,6 +238,7 @@ def _edit_manifest(folder, **changes):
 DAMAGE = {
     "index.faiss is not the one": lambda folder, g: _flip(g / "index.faiss"),
     "vectors.npy is not the one": lambda folder, g: _flip(g / "vectors.npy"),
+    "passages.jsonl is not the one": lambda folder, g: _flip(g / "passages.jsonl"),
     "keys.npy is not the one": lambda folder, g: (g / "keys.npy").write_bytes(b""),
     "index.faiss cannot be read": lambda folder, g: (g / "index.faiss").unlink(),
     "another model's vectors": lambda folder, g: _edit_manifest(folder, fingerprint="other"),
