@@ -21,7 +21,7 @@ from . import passages
 from .generations import Manifest, UnusableGeneration, publish, read_manifest, verified
 from .passages import Passages
 from .snapshot import Snapshot
-from .topk import normalize
+from .topk import candidates, normalize
 
 # Below this many chunks exact search of one query takes a few milliseconds and an accelerator is not worth building.
 ACCELERATE_FROM = 50_000
@@ -87,16 +87,27 @@ class Accelerator:
                 recall is chosen from the share of rows it leaves.
 
         Returns:
-            Q arrays of distinct row numbers, to be scored exactly: k each, more where the index is quantised.
+            Q arrays of distinct row numbers, to be scored exactly: k each, more only where scores are nearly equal.
         """
         share = 1.0 if allowed is None else max(float(allowed.mean()), 1e-9)
         selector, bits = None, None
         if allowed is not None:
             bits = np.packbits(allowed, bitorder="little")
             selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
-        k = min(k * INVERTED.get(self.manifest.facts["kind"], ("", 1))[1], len(self.keys))
-        found = self.index.search(queries, k, params=self._parameters(k, share, selector))[1]
-        return [row[row >= 0] for row in found]
+        oversample = INVERTED.get(self.manifest.facts["kind"], ("", 1))[1]
+        depth = min(k * oversample, len(self.keys))
+        found = [row[row >= 0] for row in self._ask(queries, depth, share, selector)]
+        if oversample == 1:
+            return found
+        return [self._nearest(rows, query, k) for rows, query in zip(found, queries, strict=True)]
+
+    def _ask(self, queries: NDArray[np.float32], depth: int, share: float, selector: Any) -> NDArray[np.int64]:
+        return self.index.search(queries, depth, params=self._parameters(depth, share, selector))[1]
+
+    def _nearest(self, rows: NDArray[np.int64], query: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        """Those of some rows that may be among the k best, by their whole vectors."""
+        [best] = candidates(self.vectors[rows], query[None], k, None)
+        return rows[best]
 
     def _parameters(self, k: int, share: float, selector: Any) -> Any:
         if self.manifest.facts["kind"] == "hnsw":
@@ -172,7 +183,7 @@ def load(root: Path, fingerprint: str, dimension: int) -> Accelerator | None:
         return None
     paths = verified(root, manifest, fingerprint)
     try:
-        vectors = np.load(paths[VECTORS_FILE], mmap_mode="r")
+        vectors = np.asarray(np.load(paths[VECTORS_FILE], mmap_mode="r"))
         keys = np.load(paths[KEYS_FILE])
         index = faiss.read_index(str(paths[FAISS_FILE]))
         shown = None

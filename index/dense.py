@@ -36,6 +36,15 @@ class DenseView:
     sealed: Accelerator | None
     sealed_positions: NDArray[np.int64]
 
+    # Found once: looking through a million rows takes longer than a search.
+    @cached_property
+    def _living_pool(self) -> NDArray[np.bool_] | None:
+        return allowed_rows(self.pool_positions, None)
+
+    @cached_property
+    def _living_sealed(self) -> NDArray[np.bool_] | None:
+        return allowed_rows(self.sealed_positions, None)
+
     @cached_property
     def _slots(self) -> NDArray[np.int64]:
         """(N,) the accelerated row at each position, -1 where there is none."""
@@ -73,7 +82,8 @@ class DenseView:
             where: the mask as SQL, for a view that leaves filtering to Lance.
         """
         del where
-        tails = candidates(self.pool.matrix, queries, k, allowed_rows(self.pool_positions, mask))
+        pooled = self._living_pool if mask is None else allowed_rows(self.pool_positions, mask)
+        tails = candidates(self.pool.matrix, queries, k, pooled)
         sealed = self._sealed_candidates(queries, k, mask, exact)
         found: list[Ranked] = []
         for row, tail in enumerate(tails):
@@ -91,7 +101,7 @@ class DenseView:
     ) -> list[NDArray[np.int64]]:
         if self.sealed is None:
             return []
-        allowed = allowed_rows(self.sealed_positions, mask)
+        allowed = self._living_sealed if mask is None else allowed_rows(self.sealed_positions, mask)
         if exact or (allowed is not None and self.sealed.exact_is_better(k, int(allowed.sum()))):
             return list(candidates(self.sealed.vectors, queries, k, allowed))
         return self.sealed.search(queries, k, allowed)
