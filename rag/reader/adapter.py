@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -83,6 +84,27 @@ def is_trained_for(folder: Path, encoder: Encoder) -> bool:
     sizes = (encoder.backbone.hidden_size, encoder.text_tokenizer.vocabulary_size)
     fits = sizes == (facts["config"]["hidden"], facts["config"]["vocabulary"])
     return fits and facts["encoder_weights"] == weights_digest(encoder)
+
+
+def begin_from(reader: SpanReader, folder: Path) -> list[str]:
+    """Give a reader the weights of another one wherever they have the same shape; returns the names of the others.
+
+    Raises:
+        GeneratorError: the folder holds no reader.
+    """
+    try:
+        _facts(folder)
+        state = load_file(folder / _WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise GeneratorError(f"{folder} holds no reader to begin from ({error}): choose another") from error
+    left: list[str] = []
+    with torch.no_grad():
+        for name, weight in reader.named_parameters():
+            if name in state and state[name].shape == weight.shape:
+                weight.copy_(state[name])
+            else:
+                left.append(name)
+    return left
 
 
 def _facts(folder: Path) -> dict[str, Any]:

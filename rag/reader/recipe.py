@@ -12,6 +12,7 @@ class ReaderRecipe:
 
     Attributes:
         model: encoder folder; empty for decant-mini.
+        start: folder of a reader whose weights are where training begins, of any encoder; empty for random ones.
         questions: file of questions below the data folder.
         dev_articles: articles held out for development.
         paragraphs: paragraphs trained on; 0 for all.
@@ -25,6 +26,7 @@ class ReaderRecipe:
     step: ClassVar[str] = "reader"
     seed: int = 0
     model: str = ""
+    start: str = ""
     questions: str = "pairs/squad-train.jsonl.gz"
     dev_articles: int = 22
     paragraphs: int = 0

@@ -15,7 +15,7 @@ from ...embedder.encoder import Encoder
 from ...embedder.training.run import Schedule, StepResult, train
 from ..metrics import exact_match, f1
 from ..states import States
-from .adapter import TrainedReader, weights_digest
+from .adapter import TrainedReader, begin_from, weights_digest
 from .batch import pad, read
 from .batches import Asked, Batches, nearest_strangers
 from .calibrating import Row, calibrate, judge
@@ -48,6 +48,8 @@ class Trainer:
             dropout=recipe.dropout,
         )
         self.reader = SpanReader(config)
+        if recipe.start and (left := begin_from(self.reader, Path(recipe.start))):
+            log.info("weights that begin at random: %s", ", ".join(left))
         folded, traits = token_traits(encoder)
         self.reader.folded.copy_(folded)
         self.reader.traits.copy_(traits)
@@ -102,7 +104,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train, or go on where the last run stopped; write development scores and the reader, calibrated."""
-        schedule = Schedule(self.recipe.steps, self.recipe.warmup_steps, self.recipe.checkpoint_steps)
+        schedule = Schedule(self.recipe.steps, self.recipe.warmup_steps, self.recipe.checkpoint_steps, "linear")
         self.reader.train()
         groups: list[dict[str, object]] = [{"params": list(self.reader.parameters()), "lr": self.recipe.learning_rate}]
         train(self.reader, groups, self.loss, schedule, self.folder)

@@ -18,7 +18,7 @@ from decant.index import Store
 from decant.index.testing import indexed
 from decant.rag import NO_ANSWER, Answerer, AnswerError, AnswerRules, GeneratorError
 from decant.rag.context_cache import ContextCache
-from decant.rag.reader.adapter import TrainedReader, is_trained_for, weights_digest
+from decant.rag.reader.adapter import TrainedReader, begin_from, is_trained_for, weights_digest
 from decant.rag.reader.batch import pad, read
 from decant.rag.reader.batches import Asked, Batches, nearest_strangers
 from decant.rag.reader.confidence import Calibration
@@ -152,6 +152,19 @@ def test_training_lowers_the_loss_and_goes_on_where_it_stopped(encoder, data, tm
     again.run()
     for name, value in whole.reader.state_dict().items():
         assert torch.equal(value, again.reader.state_dict()[name]), name
+
+
+def test_training_begins_where_another_reader_ended(encoder, data, tmp_path):
+    first = Trainer(encoder, data, tmp_path / "a", replace(RECIPE, steps=3, width=32))
+    first.run()
+    again = Trainer(encoder, data, tmp_path / "b", replace(RECIPE, start=str(tmp_path / "a" / "adapter"), seed=1))
+    begun, ended = (dict(t.reader.named_parameters()) for t in (again, first))
+    for name, weight in begun.items():
+        torch.testing.assert_close(weight, ended[name], atol=1e-3, rtol=1e-3)
+    wider = ReaderConfig(encoder.backbone.hidden_size, encoder.text_tokenizer.vocabulary_size, width=16)
+    assert "project.weight" in begin_from(SpanReader(wider), tmp_path / "a" / "adapter")
+    with pytest.raises(GeneratorError, match="to begin from"):
+        begin_from(SpanReader(wider), tmp_path / "nowhere")
 
 
 def test_articles_are_held_out_whole_and_wrong_passages_are_near_ones_of_the_same_article(encoder, data, tmp_path):
