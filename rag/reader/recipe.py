@@ -13,6 +13,7 @@ class ReaderRecipe:
     Attributes:
         model: encoder folder; empty for decant-mini.
         start: folder of a reader whose weights are where training begins, of any encoder; empty for random ones.
+        start_model: that reader's encoder, where it is another one: its states are put where the old ones were.
         questions: file of questions below the data folder.
         dev_articles: articles held out for development.
         paragraphs: paragraphs trained on; 0 for all.
@@ -27,6 +28,7 @@ class ReaderRecipe:
     seed: int = 0
     model: str = ""
     start: str = ""
+    start_model: str = ""
     questions: str = "pairs/squad-train.jsonl.gz"
     dev_articles: int = 22
     paragraphs: int = 0

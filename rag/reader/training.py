@@ -23,10 +23,12 @@ from .confidence import Calibration
 from .data import StateFile, read_questions, token_span
 from .decode import best_spans
 from .model import ReaderConfig, SpanReader
+from .moving import move
 from .recipe import ReaderRecipe
 from .traits import sentence_numbers, token_traits
 
 log = logging.getLogger(__name__)
+_MOVING_TEXTS = 400
 
 
 class Trainer:
@@ -48,8 +50,8 @@ class Trainer:
             dropout=recipe.dropout,
         )
         self.reader = SpanReader(config)
-        if recipe.start and (left := begin_from(self.reader, Path(recipe.start))):
-            log.info("weights that begin at random: %s", ", ".join(left))
+        if recipe.start:
+            self._begin()
         folded, traits = token_traits(encoder)
         self.reader.folded.copy_(folded)
         self.reader.traits.copy_(traits)
@@ -59,6 +61,19 @@ class Trainer:
         lengths = np.array([len(self.passages[i]) for i in range(len(self.passages))], np.int64)
         strangers = nearest_strangers(self.questions, self.asked, self.passages, folded)
         self.batches = Batches(self.questions, lengths, strangers, recipe)
+
+    def _begin(self) -> None:
+        folder = Path(self.recipe.start)
+        if left := begin_from(self.reader, folder):
+            log.info("weights that begin at random: %s", ", ".join(left))
+        if self.recipe.start_model:
+            old = Encoder.load(self.recipe.start_model, device=str(self.encoder.backbone.device))
+            asked = self.questions
+            rows = np.random.default_rng(self.recipe.seed).permutation(np.flatnonzero(~asked.dev))[:_MOVING_TEXTS]
+            texts = [(asked.passages[int(asked.passage_of[i])], "document") for i in rows]
+            texts += [(asked.texts[int(i)], "query") for i in rows]
+            share = move(self.reader, TrainedReader.load(folder, old).reader, old, self.encoder, texts)
+            log.info("states of the new encoder explain %.1f %% of what the reader made of the old ones", 100 * share)
 
     def loss(self, step: int) -> StepResult:
         """Mean cross-entropy of first and last tokens of a step's answers."""

@@ -26,10 +26,11 @@ from decant.rag.reader.data import StateFile, read_questions, token_span
 from decant.rag.reader.decode import best_spans
 from decant.rag.reader.generator import ReaderGenerator
 from decant.rag.reader.model import ReaderConfig, SpanReader
+from decant.rag.reader.moving import move
 from decant.rag.reader.recipe import ReaderRecipe
 from decant.rag.reader.training import Trainer
 from decant.rag.reader.traits import token_traits
-from decant.rag.states import States
+from decant.rag.states import States, encode_states
 
 CONFIG = ReaderConfig(hidden=12, vocabulary=50, width=16)
 
@@ -165,6 +166,20 @@ def test_training_begins_where_another_reader_ended(encoder, data, tmp_path):
     assert "project.weight" in begin_from(SpanReader(wider), tmp_path / "a" / "adapter")
     with pytest.raises(GeneratorError, match="to begin from"):
         begin_from(SpanReader(wider), tmp_path / "nowhere")
+
+
+def test_a_reader_moved_to_an_encoder_sees_what_it_saw(mini):
+    torch.manual_seed(0)
+    config = ReaderConfig(mini.backbone.hidden_size, mini.text_tokenizer.vocabulary_size, width=16)
+    own, moved = SpanReader(config).eval(), SpanReader(config).eval()
+    own.norm.weight.data.uniform_(0.5, 2.0)
+    texts = [(f"Metal {i} is {word}, and its number is {i * 7}.", kind) for i in range(40)
+             for word, kind in (("red", "document"), ("green", "query"))]  # fmt: skip
+    assert move(moved, own, mini, mini, texts) > 0.98
+    states = encode_states(mini, ["Metal 3 is green."])[0]
+    hidden = torch.from_numpy(states.hidden.astype(np.float32))
+    before, after = own.project(own.norm(hidden)), moved.project(moved.norm(hidden))
+    assert (before - after).norm() < 0.2 * before.norm()
 
 
 def test_articles_are_held_out_whole_and_wrong_passages_are_near_ones_of_the_same_article(encoder, data, tmp_path):
