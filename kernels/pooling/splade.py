@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -113,27 +116,89 @@ def max_logits_twin(
     hidden: Tensor, layout: PackedLayout, keep: Tensor | None, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """`max_logits` in plain PyTorch, tile by tile."""
+    inputs = (hidden, weight) if bias is None else (hidden, weight, bias)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        return cast("Tensor", _MaxLogits.apply(hidden, weight, bias, keep, layout))
+    return _largest(hidden, layout, keep, weight, bias, None)
+
+
+class _MaxLogits(torch.autograd.Function):
+    """Keeps which token gave each maximum; autograd would keep the logits of all tiles."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, keep: Tensor | None, layout: PackedLayout
+    ) -> Tensor:
+        places = torch.full((layout.batch_size, weight.shape[0]), -1, device=hidden.device)
+        largest = _largest(hidden, layout, keep, weight, bias, places)
+        ctx.save_for_backward(hidden, weight, bias, places)
+        ctx.layout = layout
+        return largest
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, places = ctx.saved_tensors
+        wanted = gradients[0].float().where(places >= 0, 0.0)
+        d_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for sequence, count, begin, stop in _tiles(ctx.layout):
+            own, at = wanted[sequence : sequence + count], places[sequence : sequence + count]
+            inside = (at >= begin) & (at < stop)
+            spread = own.new_zeros(stop - begin, own.shape[1])
+            spread.scatter_add_(0, torch.where(inside, at - begin, 0), own.where(inside, 0.0))
+            spread = spread.to(weight.dtype)
+            if d_hidden is not None:
+                d_hidden[begin:stop] = (spread @ weight).to(hidden.dtype)
+            if d_weight is not None:
+                d_weight += spread.T @ hidden[begin:stop].to(weight.dtype)
+        d_bias = wanted.sum(0).to(bias.dtype) if bias is not None and ctx.needs_input_grad[2] else None
+        return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), d_bias, None, None
+
+
+def _largest(
+    hidden: Tensor,
+    layout: PackedLayout,
+    keep: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    places: Tensor | None,
+) -> Tensor:
+    """(batch, V) float32; `places` (batch, V) int64 is given the tokens they come from, where it is not None."""
 
     def product(rows: Tensor) -> Tensor:
         return functional.linear(rows, weight, bias)
 
-    parts: list[Tensor] = []
+    largest = hidden.new_full((layout.batch_size, weight.shape[0]), float("-inf"), dtype=torch.float32)
+    for sequence, count, begin, stop in _tiles(layout):
+        logits = computed_alike(product, hidden[begin:stop]).float()
+        if keep is not None:
+            logits = logits.masked_fill(~keep[begin:stop, None], float("-inf"))
+        logits, known = logits.unflatten(0, (count, -1)), largest[sequence : sequence + count]
+        if places is None:
+            torch.maximum(known, logits.amax(1), out=known)
+            continue
+        found, token = logits.max(1)
+        better = found > known
+        first = torch.arange(begin, stop, (stop - begin) // count, device=token.device)
+        places[sequence : sequence + count] = torch.where(
+            better, token + first[:, None], places[sequence : sequence + count]
+        )
+        known.copy_(torch.where(better, found, known))
+    return largest
+
+
+def _tiles(layout: PackedLayout) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (first sequence, sequences, first token, end): several short sequences whole, or a piece of a long one."""
+    before = 0
     for start, count, length in layout.runs:
         for first in range(0, count, step := max(1, TILE_TOKENS // length)):
             sequences = min(step, count - first)
             begin = start + first * length
-            rows = hidden.new_full((sequences, weight.shape[0]), float("-inf"), dtype=torch.float32)
-            # One sequence may be longer than a tile; several fit into one only whole.
-            width = length if sequences > 1 else min(length, TILE_TOKENS)
-            for offset in range(0, length, width):
-                stop = min(offset + width, length)
-                tokens = slice(begin + offset, begin + sequences * length if sequences > 1 else begin + stop)
-                logits = computed_alike(product, hidden[tokens]).float()
-                if keep is not None:
-                    logits = logits.masked_fill(~keep[tokens, None], float("-inf"))
-                rows = torch.maximum(rows, logits.unflatten(0, (sequences, -1)).amax(1))
-            parts.append(rows)
-    return torch.cat(parts)
+            end = begin + sequences * length
+            width = end - begin if sequences > 1 else TILE_TOKENS
+            for offset in range(begin, end, width):
+                yield before + first, sequences, offset, min(offset + width, end)
+        before += count
 
 
 def splade_weights(logits: Tensor, *, double_log: bool = False) -> Tensor:

@@ -240,6 +240,22 @@ def test_tiles_equal_one_logit_matrix_forward_and_gradient(
     torch.testing.assert_close(grads[0], grads[1], atol=1e-4, rtol=1e-4)
 
 
+def test_training_keeps_no_logits_of_the_batch() -> None:
+    """Autograd would keep every tile's for the backward pass, and with them (tokens, V)."""
+    lengths, terms = [50] * 12 + [7] * 60, 400
+    hidden, weight = torch.randn(sum(lengths), 4, requires_grad=True), torch.randn(terms, 4, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = max_logits(hidden, PackedLayout.from_lengths(lengths, causal=True), None, weight).sum()
+    assert sum(kept.values()) < 2 * len(lengths) * terms < sum(lengths) * terms / 5
+    loss.backward()
+
+
 def test_what_has_no_head_is_refused(new_model: Callable[..., Path], encoder_with_head: Callable[..., Encoder]) -> None:
     with pytest.raises(ModelError, match="has no language-model head"):
         Encoder.load(new_model("llama", tie_word_embeddings=False, name="bare"), spec=SPARSE)
