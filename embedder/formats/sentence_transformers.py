@@ -124,10 +124,13 @@ def around_the_text(spec: EncoderSpec) -> str | None:
     return None
 
 
-def write_foreign(folder: Path) -> None:
-    """Write a modules.json that sentence-transformers follows to Decant, or refuses; never a plain reading."""
+def write_foreign(folder: Path, spec: EncoderSpec) -> None:
+    """Write a modules.json that leads sentence-transformers to Decant, or to a refusal; never to a plain reading."""
     write_json(folder / MODULES_FILE, [{"idx": 0, "name": "0", "path": "", "type": FOREIGN_MODULE}])
-    write_json(folder / MODEL_FILE, {"model_type": "SentenceTransformer", "prompts": {}})
+    similarity = "cosine" if spec.normalize else "dot"
+    # Decant knows the prompts; here they are told apart.
+    model = {"model_type": "SentenceTransformer", "prompts": {kind: kind for kind in spec.prompts}}
+    write_json(folder / MODEL_FILE, {**model, "similarity_fn_name": similarity})
 
 
 def write(folder: Path, spec: EncoderSpec, hidden_size: int) -> list[Path]:

@@ -9,7 +9,7 @@ import official
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from decant.embedder import Encoder, ModelError
+from decant.embedder import Encoder
 from decant.embedder.verify import verify_encoder
 
 BOUND = 1e-5
@@ -57,10 +57,17 @@ class TestOfficialFormat:
                 vectors = plain.encode(list(call.arguments["texts"]), prompt=template.parts[0])
                 assert np.abs(vectors - call.expected).max() <= BOUND
 
-    def test_plain_sentence_transformers_refuses_what_it_cannot_express(self, name: str, built: Any) -> None:
+    def test_sentence_transformers_reaches_the_others_through_decant(self, name: str, built: Any) -> None:
         case, encoder, saved = built(name)
-        if not case.plain_again and "dense" in encoder.outputs:
-            with pytest.raises(ValueError, match="not part of Sentence Transformers"):
-                SentenceTransformer(str(saved), device="cpu")
-            with pytest.raises(ModelError, match=r"load it with decant\.embedder\.Encoder\.load"):
-                SentenceTransformer(str(saved), device="cpu", trust_remote_code=True)
+        if case.plain_again or "dense" not in encoder.outputs:
+            return
+        with pytest.raises(ValueError, match="not part of Sentence Transformers"):
+            SentenceTransformer(str(saved), device="cpu")
+        exact = {"dtype": "float32"}
+        there = SentenceTransformer(str(saved), device="cpu", trust_remote_code=True, model_kwargs=exact)
+        again = Encoder.load(saved, dtype="float32")
+        for kind, encode in (("query", there.encode_query), ("document", there.encode_document)):
+            expected = again.encode(list(official.TEXTS), kind=kind).dense
+            assert np.array_equal(encode(list(official.TEXTS)), expected)
+            assert np.array_equal(there.encode(list(official.TEXTS), prompt_name=kind), expected)
+        assert there.get_embedding_dimension() == encoder.dimension
