@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,9 @@ class CallFailed(ServiceError):
         self.code = code
 
 
+_COUNTED = re.compile(r"^: text \d+(?= )")
+
+
 class TextFailed(ServiceError):
     """One text could not be encoded.
 
@@ -53,7 +57,8 @@ class TextFailed(ServiceError):
     """
 
     def __init__(self, index: int, message: str) -> None:
-        super().__init__(f"text {index}: {message}")
+        # The server counts within one request, which is a part of the list.
+        super().__init__(f"text {index}{_COUNTED.sub('', f': {message}')}")
         self.index = index
 
 
@@ -185,8 +190,12 @@ class Connection:
 
 
 def listed(texts: str | Sequence[str]) -> list[str]:
-    """One text or several, as several."""
-    return [texts] if isinstance(texts, str) else list(texts)
+    """One text or several, as several; raises InputError for what is no text."""
+    found = [texts] if isinstance(texts, str) else list(texts)
+    for index, text in enumerate(found):
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]: a list of a CSV column may hold None
+            raise InputError(f"text {index} is {type(text).__name__}, not a string")
+    return found
 
 
 def failure(error: Any) -> CallFailed:

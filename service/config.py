@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     compute_niceness: int = Field(10, ge=0, le=19, description="How far computing stands back behind answering; Linux")
     queued_tokens: int = Field(524_288, ge=1, description="Tokens that may wait; beyond it calls are refused")
     queued_requests: int = Field(1024, ge=1, description="Calls that may wait; beyond it calls are refused")
-    query_seconds: float = Field(2.0, gt=0, description="Queries are refused while those before them take longer")
+    query_seconds: float = Field(1.0, gt=0, description="Queries are refused while those before them take longer")
     bulk_seconds: float = Field(30.0, gt=0, description="Other calls are refused while all that waits takes longer")
     request_seconds: float = Field(60.0, gt=0, description="Time limit of a call that sets none")
     drain_seconds: float = Field(30.0, ge=0, description="Time that running calls get when the server stops")

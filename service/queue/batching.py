@@ -275,16 +275,19 @@ class BatchQueue(Generic[W, R]):
     def _work(self) -> None:
         """The computing thread."""
         _stand_back(self._lanes.limits.niceness)
+        free = self._clock()
         while True:
             with self._changed:
                 while not (batch := self._lanes.take(time.monotonic(), self._budget())):
                     if self._closed:
                         return
                     self._changed.wait()
-            began, started = time.monotonic(), self._clock()
+                    free = self._clock()
+            # From one batch's end to the next one's, where work was waiting: those who wait see the pauses, too.
+            began, started = time.monotonic(), free
             results = self._attempt([work for _, _, work in batch])
-            ended = time.monotonic()
-            self._account(sum(work.tokens for _, _, work in batch), results, self._clock() - started)
+            ended, free = time.monotonic(), self._clock()
+            self._account(sum(work.tokens for _, _, work in batch), results, free - started)
             self._loop.call_soon_threadsafe(self._deliver, batch, results, began, ended)
 
     def _attempt(self, works: Sequence[W]) -> list[R | Exception]:

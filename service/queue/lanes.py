@@ -69,7 +69,7 @@ class Limits:
     batch_tokens: int = 4096
     batch_seconds: float = 0.2
     tenant_tokens: Mapping[str, int] = field(default_factory=dict[str, int])
-    query_seconds: float = 2.0
+    query_seconds: float = 1.0
     bulk_seconds: float = 30.0
     niceness: int = 0
 

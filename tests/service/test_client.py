@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import trustme
 
-from decant.embedder import Encoder
+from decant.embedder import Encoder, InputError
 from decant.index import Document
 from decant.rag import Answer
 from decant.service.client import AsyncClient, CallFailed, Client, TextFailed
@@ -40,7 +40,9 @@ def test_a_text_that_fails_is_named_or_kept(running: Any) -> None:
     with Client(f"localhost:{running.server.grpc_port}", batch_texts=4) as client:
         with pytest.raises(TextFailed) as failed:
             client.embed(texts)
-        assert failed.value.index == 9
+        assert failed.value.index == 9 and str(failed.value) == "text 9 is empty: leave it out"
+        with pytest.raises(InputError, match="text 1 is NoneType"):
+            client.embed(["a", None])
         kept = client.embed(texts, keep_errors=True)
     assert list(kept.errors) == [9]
     assert np.isnan(kept.dense[9]).all() and np.isfinite(np.delete(kept.dense, 9, axis=0)).all()

@@ -155,6 +155,27 @@ def test_batches_are_small_enough_to_be_over_soon() -> None:
     run(body)
 
 
+def test_pauses_between_batches_count_as_time_that_work_takes() -> None:
+    now = 0.0
+
+    class Pause(Log):
+        def batch(self, texts: int, tokens: int, seconds: float) -> None:
+            nonlocal now
+            now += 1.0
+
+    async def main() -> None:
+        machine = Machine()
+        queue: Queue = BatchQueue(
+            machine, Limits(batch_tokens=4000, batch_seconds=0.1), observer=Pause(), clock=lambda: now
+        )
+        await call(queue, *(Text("text", 50) for _ in range(200)))
+        await queue.drain()
+        # Computing takes no time; the second after the first batch shows in the third: 7600 tokens a second by then.
+        assert [50 * len(batch) for batch in machine.batches[:3]] == [4000, 4000, 750]
+
+    asyncio.run(main())
+
+
 def test_texts_of_different_keys_never_share_a_batch() -> None:
     async def body(queue: Queue, machine: Machine, log: Log) -> None:
         first = await occupy(queue, machine)
