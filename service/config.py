@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -187,9 +188,7 @@ class Settings(BaseSettings):
         try:
             return configured(**{name: value for name, value in flags.items() if value is not None})
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"setting {name}: {first['msg'].removeprefix('Value error, ')}") from None
+            raise ConfigError(_told(error)) from None
         except (SettingsError, ValueError) as error:
             raise ConfigError(f"the configuration cannot be read: {' '.join(str(error).split())}") from None
 
@@ -224,3 +223,15 @@ class Settings(BaseSettings):
         values = self.model_dump(mode="json")
         values["api_keys"] = [{**key, "sha256": f"{key['sha256'][:8]}..."} for key in values["api_keys"]]
         return values
+
+
+def _told(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        known = Settings.model_fields if len(first["loc"]) == 1 else {}
+        near = get_close_matches(name, known, 1)
+        return f"there is no setting {name}" + (f": is {near[0]} meant?" if near else "")
+    message = first["msg"].removeprefix("Value error, ")
+    return f"setting {name}: {message}" if name else message
