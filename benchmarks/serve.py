@@ -38,7 +38,8 @@ CLIENTS = 64
 BATCH = 4
 SHARES = (0.5, 0.8, 0.95, 1.0)
 LEAST_COSINE = 0.9999
-NICENESS = 10
+# The server's setting, and its default.
+NICENESS = int(os.environ.get("DECANT_COMPUTE_NICENESS", "10"))
 PEERS = {
     "sentence-transformers behind FastAPI": lambda model: Peer(model, "st_fastapi"),
     "infinity 0.0.78": lambda model: Peer(model, "infinity_app", infinity_python()),
@@ -241,6 +242,7 @@ def main() -> None:
         "overload_seconds": arguments.overload_seconds,
         "processors": os.cpu_count(),
         "OMP_NUM_THREADS": threads,
+        "compute_niceness": NICENESS,
     }
     sections = Sections(arguments.out, settings, fresh=arguments.fresh)
     asyncio.run(Benchmark(arguments.model, arguments.seconds, arguments.overload_seconds, sections).run())
