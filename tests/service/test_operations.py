@@ -18,6 +18,7 @@ import grpc
 import pytest
 
 from decant.embedder import Encoder
+from decant.service.backend import Refusals
 from decant.service.cli.logs import JsonLines, log_as_json
 from decant.service.errors import ServiceError
 from decant.service.keys import hash_key
@@ -74,6 +75,33 @@ def test_calls_are_logged_as_wanted_and_never_with_their_texts(
     written = [json.loads(JsonLines().format(record)) for record in records]
     assert all(set(line) >= {"time", "level", "code", "milliseconds", "request_id", "tenant"} for line in written)
     assert "4711" not in json.dumps(written)
+
+
+def test_a_full_server_does_not_write_a_line_for_every_refusal() -> None:
+    now = 0.0
+    refusals = Refusals(lambda: now)
+    lines = [refusals.line() for _ in range(1000)]
+    assert lines == [0, *[None] * 999]
+    now = 1.5
+    assert [refusals.line(), refusals.line()] == [999, None]
+
+
+def test_what_is_kept_back_is_only_what_the_server_was_too_full_for(
+    run_server: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = run_server(queued_tokens=4)
+    queue = server.server.model.queue
+
+    async def fill() -> None:
+        queue._lanes.reserve(4)
+
+    server.do(fill())
+    with caplog.at_level(logging.INFO, "decant.requests"):
+        assert [server.http("/v1/embeddings", {"input": "a"}).status for _ in range(3)] == [429] * 3
+        assert [server.http("/v1/embeddings", {"input": ""}).status for _ in range(3)] == [400] * 3
+    written = [record for record in caplog.records if record.name == "decant.requests"]
+    assert [record.__dict__["code"] for record in written] == ["429", "400", "400", "400"]
+    assert written[0].__dict__["more_refused"] == 0
 
 
 def test_the_log_is_written_by_a_thread_and_whole(capfd: pytest.CaptureFixture[str]) -> None:
