@@ -18,6 +18,8 @@ _PERPLEXITY = 30.0
 _STEPS = 500
 # Copies of one passage differ by no more than this, and have no directions.
 _ALIKE = 1e-6
+# How far outside of what the others fill strangers are drawn.
+_EDGE = 0.03
 
 
 def project(vectors: NDArray[np.float32], method: Method) -> NDArray[np.float32]:
@@ -60,4 +62,5 @@ def _to_square(places: NDArray[np.float32]) -> NDArray[np.float32]:
     """Stretch each axis to 0..1; a few far strangers are pulled to the edge, so that they do not press the rest."""
     low, high = np.quantile(places, (0.005, 0.995), axis=0)
     room = np.maximum(high - low, 1e-9)
-    return np.clip((places - low) / room, -0.03, 1.03).astype(np.float32)
+    near = np.clip((places - low) / room, -_EDGE, 1 + _EDGE)
+    return ((near + _EDGE) / (1 + 2 * _EDGE)).astype(np.float32)

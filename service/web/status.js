@@ -41,7 +41,8 @@ function store({ info, modes, store: name }) {
 function how(mode, info) {
   if (mode === "hybrid") return `${info.modes.filter((name) => ["dense", "sparse", "lexical"].includes(name)).join(", ")}: fused`;
   const facts = info[mode] ?? {};
-  const parts = [facts.scoring, facts.terms && `${whole.format(facts.terms)} terms`, facts.search, facts.reason];
+  const search = facts.reason?.includes("exactly") ? "" : facts.search;
+  const parts = [facts.scoring, facts.terms && `${whole.format(facts.terms)} terms`, search, facts.reason];
   if (facts.covered !== undefined) parts.push(`${whole.format(facts.covered)} covered, ${whole.format(facts.exact_tail ?? 0)} searched exactly beside it, ${whole.format(facts.tombstones ?? 0)} no longer there`);
   if (facts.not_yet_indexed !== undefined) parts.push(`${whole.format(facts.not_yet_indexed)} passages not yet in the index`);
   return parts.filter(Boolean).join("; ");
