@@ -1,12 +1,13 @@
 """Search engines side by side on the same vectors: `python benchmarks/search.py --data DIR --rows 100000`.
 
-Dense: Decant, plain faiss, hnswlib and usearch, the same links and build width; sparse (`--sparse-model`, a model with
-a sparse head): Decant's postings and its segments, plain Seismic, a scipy CSR product. Vectors are `search_data`'s:
-those of real texts and questions, extended by mixtures. Every engine tries its settings from cheap to dear and reports
-queries a second, on one thread and on two, of the first that reaches recall@10 of 0.95 and of 0.99 against the exact
-result; `decant-with-texts` also reads the ten best passages from the store. Indexes are kept under `--folder`, and a
-line of the output is written as soon as it is measured, so a run that was stopped goes on. bm25s is not among them: it
-scores texts and takes no vectors.
+Dense: what Decant builds for so many vectors, and the graphs of faiss, hnswlib and usearch, all with the same links and
+build width; sparse (`--sparse-model`, a model with a sparse head): Decant's postings and its segments, plain Seismic, a
+scipy CSR product; bm25s, whose queries cannot weigh their terms, is given the same rows beside the postings, and terms
+that weigh one. Vectors are `search_data`'s: those of real texts and questions, extended by mixtures. Every engine tries
+its settings from cheap to dear and reports, of the first that reaches recall@10 of 0.95 and of 0.99 against the exact
+result, queries a second on one thread and on two and microseconds of processor time a query, which a busy machine
+changes least. `decant-with-texts` also looks for a newer commit and reads the ten best passages. Indexes are kept under
+`--folder`, and a line of the output is written as soon as it is measured, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import numpy as np
 import search_data
 
 K, MARKS, THREADS = 10, (0.95, 0.99), (1, 2)
-WIDTHS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+WIDTHS = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072)
+PROBES = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768)
 # Seismic's: terms of a query that are followed, and how much of the k-th score a block must promise.
 CUTS = ((3, 0.9), (5, 0.9), (8, 0.9), (10, 0.9), (10, 0.8), (15, 0.8), (20, 0.8), (20, 0.7), (40, 0.7), (60, 0.6))
 LINKS, BUILD_WIDTH = 32, 100
@@ -49,7 +51,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--passages", type=int, default=12_000, help="real texts to encode")
-    parser.add_argument("--sparse-model", help="a model with a sparse head")
+    parser.add_argument("--sparse-model", help="a model with a sparse head: Decant's or a SparseEncoder")
+    parser.add_argument("--engines", help="only these, with commas between; default: all")
     options = parser.parse_args()
     faiss.omp_set_num_threads(1)
     files = search_data.encoded(options.data, options.folder, options.passages, 2000, options.sparse_model)
@@ -60,28 +63,32 @@ def main() -> None:
 
     def measure(engines: dict[str, Any], rows: Any, asked: list[Any], truth: list[set[int]]) -> None:
         for name, build in engines.items():
-            if name in done:
+            if name in done or name not in wanted:
                 continue
-            began = time.perf_counter()
+            began = time.process_time()
             engine = build(rows, indexes)
-            row = {"engine": name, "rows": rows.shape[0], "build_s": round(time.perf_counter() - began, 1)}
+            row = {"engine": name, "rows": rows.shape[0], "build_cpu_s": round(time.process_time() - began, 1)}
             row |= {"mib": round(engine.bytes / 2**20)} | marks(engine, asked, truth)
             with out.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
 
-    if not set(DENSE) <= set(done):
+    wanted = options.engines.split(",") if options.engines else [*DENSE, *SPARSE, *UNWEIGHTED]
+    if {*wanted} & set(DENSE) - set(done):
         rows, queries = search_data.dense(files["dense"], options.rows, options.queries)
         flat: Any = faiss.IndexFlatIP(rows.shape[1])
         flat.add(rows)
         truth = [set(found.tolist()) for found in flat.search(queries, K)[1]]
         del flat
         measure(DENSE, rows, list(queries[:, None]), truth)
-    if "sparse" in files and not set(SPARSE) <= set(done):
+    if "sparse" in files and {*wanted} & {*SPARSE, *UNWEIGHTED} - set(done):
         sparse, questions = search_data.sparse(files["sparse"], files["dense"], options.rows, options.queries)
         asked = [questions[[i]] for i in range(questions.shape[0])]
         exact = csr_product(sparse, indexes)
         measure(SPARSE, sparse, asked, [set(exact.search(query, None)) for query in asked])
+        for query in asked:
+            query.data[:] = 1
+        measure(UNWEIGHTED, sparse, asked, [set(exact.search(query, None)) for query in asked])
 
 
 def marks(engine: Engine, asked: list[Any], truth: list[set[int]]) -> dict[str, Any]:
@@ -99,7 +106,7 @@ def marks(engine: Engine, asked: list[Any], truth: list[set[int]]) -> dict[str, 
 
 
 def speed(engine: Engine, asked: list[Any], setting: Any) -> dict[str, float]:
-    """Queries a second by the number of threads that ask, and the slowest of a hundred on one, in milliseconds."""
+    """Queries a second by the number of threads, processor time of one, the slowest of a hundred in milliseconds."""
 
     def timed(query: Any) -> float:
         began = time.perf_counter()
@@ -111,6 +118,10 @@ def speed(engine: Engine, asked: list[Any], setting: Any) -> dict[str, float]:
         with ThreadPoolExecutor(threads) as pool:
             best = min(_seconds(pool, timed, asked) for _ in range(3))
         values[f"qps{threads}"] = round(len(asked) / best)
+    began = time.process_time()
+    for query in asked:
+        engine.search(query, setting)
+    values["cpu_us"] = round((time.process_time() - began) / len(asked) * 1e6)
     values["p99_ms"] = round(float(np.percentile([timed(query) for query in asked], 99)) * 1e3, 3)
     return values
 
@@ -177,13 +188,13 @@ def usearch_graph(rows: Any, folder: Path) -> Engine:
 
 
 def decant(rows: Any, folder: Path) -> Engine:
-    """Decant's view of a snapshot: graph, tombstones, exact rescoring and ties, without the texts."""
-    return _decant(rows, folder, "hnsw", texts=False)
+    """Decant's view of a snapshot: candidates, tombstones, exact scores and ties, without the texts."""
+    return _decant(rows, folder, "pq", texts=False)
 
 
 def decant_with_texts(rows: Any, folder: Path) -> Engine:
     """The same through `Searcher.search_vectors`, which looks for a newer version and reads the ten best passages."""
-    return _decant(rows, folder, "hnsw", texts=True)
+    return _decant(rows, folder, "pq", texts=True)
 
 
 def decant_lance(kind: str) -> Callable[[Any, Path], Engine]:
@@ -208,7 +219,7 @@ def _decant(rows: Any, folder: Path, kind: str, *, texts: bool) -> Engine:
     view = searcher.view(snapshot)
 
     def search(query: Any, width: int) -> list[int]:
-        accelerator.GRAPH_SEARCH_EF = lance_ann.PROBES = width
+        accelerator.INVERTED_PROBES = lance_ann.PROBES = width
         if texts:
             [hits] = searcher.search_vectors(query, k=K)
             return [int(hit.chunk.doc_id) for hit in hits]
@@ -220,7 +231,7 @@ def _decant(rows: Any, folder: Path, kind: str, *, texts: bool) -> Engine:
         if kind.startswith("lance")
         else sum(f.stat().st_size for f in store.dense_folder.rglob("*.*"))
     )
-    return Engine(search, WIDTHS, held)
+    return Engine(search, PROBES, held)
 
 
 def _fill(store: Any, rows: Any) -> None:
@@ -261,6 +272,26 @@ def postings(rows: Any, folder: Path) -> Engine:
         return _best(rows, block.candidates(query.indices, query.data, K, None), query)
 
     return Engine(search, (None,), block.members.nbytes + block.weights.nbytes)
+
+
+def bm25s_product(rows: Any, folder: Path) -> Engine:
+    """bm25s, given the rows as if it had scored them."""
+    import bm25s
+
+    made: Any = bm25s.BM25()
+    columns = rows.tocsc()
+    made.scores = {
+        "data": columns.data,
+        "indices": columns.indices.astype(np.int32),
+        "indptr": columns.indptr.astype(np.int64),
+        "num_docs": rows.shape[0],
+    }
+
+    def search(query: Any, setting: Any) -> list[int]:
+        scores = made.get_scores_from_ids(query.indices.astype(np.int32).tolist())
+        return np.argpartition(-scores, K)[:K].tolist()
+
+    return Engine(search, (None,), rows.data.nbytes + rows.indices.nbytes)
 
 
 def seismic_plain(rows: Any, folder: Path) -> Engine:
@@ -324,6 +355,7 @@ SPARSE = {
     "seismic": seismic_plain,
     "decant segment": segment_of_decant,
 }
+UNWEIGHTED = {"bm25s": bm25s_product, "decant postings, unweighted": postings}
 
 if __name__ == "__main__":
     main()

@@ -38,13 +38,10 @@ def encoded(data: Path, folder: Path, passages: int, questions: int, sparse_mode
     for kind, file in files.items():
         if file.exists():
             continue
-        from decant.embedder import Encoder
-
-        encoder = Encoder.load(sparse_model if kind == "sparse" else None)
+        encode = _encoder(sparse_model if kind == "sparse" else None)
         made: dict[str, Any] = {}
         for name, texts in (("rows", real_texts(data, passages)), ("queries", _questions(data, questions))):
-            how = {"kind": "query" if name == "queries" else "document", "outputs": (kind,)}
-            parts = [getattr(encoder.encode(texts[i : i + 256], **how), kind) for i in range(0, len(texts), 256)]
+            parts = [encode(texts[i : i + 64], name == "queries", kind) for i in range(0, len(texts), 64)]
             if kind == "dense":
                 made[name] = np.concatenate(parts)
             else:
@@ -57,6 +54,26 @@ def encoded(data: Path, folder: Path, passages: int, questions: int, sparse_mode
         np.savez(scratch, **made)
         scratch.rename(file)
     return files
+
+
+def _encoder(model: str | None) -> Any:
+    """Decant's encoder, or sentence-transformers' for a SparseEncoder's folder."""
+    if model is None or (Path(model) / "decant.json").exists():
+        from decant.embedder import Encoder
+
+        encoder = Encoder.load(model)
+        return lambda texts, query, kind: getattr(
+            encoder.encode(texts, kind="query" if query else "document", outputs=(kind,)), kind
+        )
+    from sentence_transformers import SparseEncoder
+
+    other = SparseEncoder(model, device="cpu")
+
+    def encode(texts: list[str], query: bool, kind: str) -> csr_array:
+        rows: Any = (other.encode_query if query else other.encode_document)(texts, show_progress_bar=False).coalesce()
+        return csr_array((rows.values().numpy(), tuple(rows.indices().numpy())), shape=tuple(rows.shape))
+
+    return encode
 
 
 def dense(file: Path, count: int, asked: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

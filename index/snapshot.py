@@ -246,7 +246,7 @@ def lance_errors(root: object) -> Generator[None]:
     try:
         yield
     except (RuntimeError, OSError, ValueError) as error:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()).split(", /rustc/")[0]
         if "No space left" in text or "os error 28" in text:
             raise StoreError(
                 f"the disk of {root} is full: free some space and run the command again; what was stored is safe"

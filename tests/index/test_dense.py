@@ -79,15 +79,15 @@ def test_the_order_of_the_rows_does_not_change_the_result():
 def test_small_stores_are_searched_exactly_and_large_ones_not():
     much = 1 << 40
     assert choose_kind(accelerator.ACCELERATE_FROM - 1, 384, much)[0] == "exact"
-    assert choose_kind(accelerator.ACCELERATE_FROM, 384, much)[0] == "hnsw"
-    assert choose_kind(accelerator.INVERTED_FROM, 384, much)[0] == "ivf"
+    assert choose_kind(accelerator.ACCELERATE_FROM, 384, much)[0] == "pq"
+    assert choose_kind(100_000_000, 384, much)[0] == "pq"
 
 
 @pytest.mark.parametrize(
-    ("memory_gib", "kind"), [(64, "hnsw"), (6, "ivf"), (3, "int8"), (2, "lance-rq"), (1, "lance-rq")]
+    ("memory_gib", "kind"), [(64, "pq"), (3, "pq"), (2.7, "lance-hnsw"), (2, "lance-rq"), (1, "lance-rq")]
 )
 def test_little_memory_calls_for_smaller_accelerators(memory_gib, kind):
-    chosen, reason = choose_kind(1_000_000, 384, memory_gib << 30)
+    chosen, reason = choose_kind(1_000_000, 384, int(memory_gib * 2**30))
     assert chosen == kind
     assert "1,000,000 chunks" in reason and "iB" in reason
 
@@ -195,7 +195,7 @@ def test_compaction_keeps_the_accelerator_valid(changed):
 
 def test_automatic_building_rebuilds_only_what_has_aged(changed, monkeypatch):
     monkeypatch.setattr(accelerator, "ACCELERATE_FROM", 100)
-    assert changed.build_accelerator().startswith("hnsw: 1,800 chunks: a graph is fastest below 2,000,000")
+    assert changed.build_accelerator().startswith("pq: 1,800 chunks: their 0 MiB of vectors fit")
     assert changed.info()["dense"]["tombstones"] == 0
     assert "kept" in changed.build_accelerator()
     monkeypatch.setattr(accelerator, "ACCELERATE_FROM", 10_000)
