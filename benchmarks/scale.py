@@ -56,7 +56,7 @@ def main() -> None:
         engine = json.loads(line)
         if engine["engine"] in ("decant", "decant lance-rq", "decant lance-hnsw", "decant segment"):
             print(_row(f"GB, {engine['engine']}", engine["mib"] * 2**20 / engine["rows"] / 1e9))
-            print(_row(f"core-hours of building, {engine['engine']}", engine["build_s"] / engine["rows"] / 3600))
+            print(_row(f"core-hours of building, {engine['engine']}", engine["build_cpu_s"] / engine["rows"] / 3600))
     print("\n| passages | workers | hours | of these the last, alone | died | done again |\n|---|---|---|---|---|---|")
     for passages, crews in ((MILLION, (2, 16)), (1000 * MILLION, (64, 512, 4096))):
         for workers in crews:

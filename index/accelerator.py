@@ -144,7 +144,7 @@ def choose_kind(rows: int, width: int, memory: int | None = None, *, bucket: boo
     return "pq", f"{why}; an inverted file of 4-bit products chooses among them, fastest, and takes {_size(codes)}"
 
 
-def build(root: Path, snapshot: Snapshot, fingerprint: str, kind: str) -> Manifest:
+def build(root: Path, snapshot: Snapshot, fingerprint: str, kind: str, why: str) -> Manifest:
     """Build a generation from every row of a snapshot and put it in use; the writer's lock must be held.
 
     Args:
@@ -152,6 +152,7 @@ def build(root: Path, snapshot: Snapshot, fingerprint: str, kind: str) -> Manife
         snapshot: whose rows to build from.
         fingerprint: of the encoder that made them.
         kind: one of `KINDS`.
+        why: this kind, for whoever asks later.
     """
     vectors = snapshot.vectors(np.arange(len(snapshot)))
     normalize(vectors)
@@ -163,7 +164,8 @@ def build(root: Path, snapshot: Snapshot, fingerprint: str, kind: str) -> Manife
         np.save(folder / KEYS_FILE, snapshot.keys)
         passages.write(folder, snapshot)
 
-    facts = {"kind": kind, "rows": len(snapshot), "version": snapshot.version, "dimension": snapshot.layout.width}
+    facts = {"kind": kind, "why": why, "rows": len(snapshot), "version": snapshot.version}
+    facts["dimension"] = snapshot.layout.width
     return publish(root, snapshot.version, fingerprint, facts, write)
 
 

@@ -56,10 +56,11 @@ def describe(place: Place, meta: StoreMeta, snapshot: Snapshot, table: Any) -> d
 
 def dense_status(place: Place, snapshot: Snapshot, fingerprint: str, table: Any) -> Mapping[str, Any]:
     """How dense search works on a snapshot, and why; checks every accelerator file's checksum."""
-    if kind_of(snapshot):
-        return status(snapshot, table)
-    folder = place.folder / ACCELERATORS / "dense"
     kind, reason = accelerator.choose_kind(len(snapshot), snapshot.layout.width, bucket=place.remote)
+    if own := kind_of(snapshot):
+        found = status(snapshot, table)
+        return {**found, "reason": f"{found['reason']}; {reason if own == kind else 'as asked for'}"}
+    folder = place.folder / ACCELERATORS / "dense"
     try:
         manifest = read_manifest(folder)
         if manifest is None:
@@ -71,7 +72,7 @@ def dense_status(place: Place, snapshot: Snapshot, fingerprint: str, table: Any)
     covered = int(np.isin(snapshot.keys, keys).sum())
     return {
         "search": manifest.facts["kind"],
-        "reason": f"built from {len(keys):,} chunks of version {manifest.facts['version']}",
+        "reason": f"built from version {manifest.facts['version']}; {manifest.facts.get('why', 'as asked for')}",
         "covered": covered,
         "exact_tail": len(snapshot) - covered,
         "tombstones": len(keys) - covered,

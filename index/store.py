@@ -311,7 +311,7 @@ class Store:
             if kind == "auto" and current["search"] == chosen != "exact" and _fresh(current):
                 return f"{chosen}: kept, it covers {current['covered']:,} of {len(snapshot):,} chunks"
             with lance_errors(self.place):
-                self._accelerate("exact" if not len(snapshot) else chosen, snapshot)
+                self._accelerate("exact" if not len(snapshot) else chosen, snapshot, reason)
             return f"{'exact search' if chosen == 'exact' else chosen}: {reason}"
 
     def seal_sparse(self, kind: str = "auto") -> str:
@@ -326,12 +326,12 @@ class Store:
                 copies.push(self.place, self.sparse_folder)
             return done
 
-    def _accelerate(self, kind: str, snapshot: Snapshot) -> None:
+    def _accelerate(self, kind: str, snapshot: Snapshot, why: str) -> None:
         """Put an accelerator of this kind in use, and no other."""
         if kind in lance_ann.KINDS:
             lance_ann.build(self.table, kind)
         if kind in accelerator.KINDS:
-            accelerator.build(self.dense_folder, snapshot, self.meta.fingerprint, kind)
+            accelerator.build(self.dense_folder, snapshot, self.meta.fingerprint, kind, why)
         else:
             generations.retire(self.dense_folder)
         if self.place.remote:

@@ -196,7 +196,8 @@ def test_compaction_keeps_the_accelerator_valid(changed):
 def test_automatic_building_rebuilds_only_what_has_aged(changed, monkeypatch):
     monkeypatch.setattr(accelerator, "ACCELERATE_FROM", 100)
     assert changed.build_accelerator().startswith("pq: 1,800 chunks: their 0 MiB of vectors fit")
-    assert changed.info()["dense"]["tombstones"] == 0
+    dense = changed.info()["dense"]
+    assert dense["tombstones"] == 0 and "fit in half of the memory; an inverted file" in dense["reason"]
     assert "kept" in changed.build_accelerator()
     monkeypatch.setattr(accelerator, "ACCELERATE_FROM", 10_000)
     assert changed.build_accelerator().startswith("exact")
