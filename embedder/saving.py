@@ -128,9 +128,7 @@ def _save_modules(encoder: Encoder, folder: Path) -> None:
     else:
         reason = sentence_transformers.inexpressible(spec) or _counting_differs(encoder.text_tokenizer, spec)
     if reason:
-        log.warning(
-            "%s: plain sentence-transformers cannot express it, %s; it loads there through Decant", encoder.path, reason
-        )
+        log.warning("%s loads in sentence-transformers through Decant only: %s", encoder.path, reason)
         sentence_transformers.write_foreign(folder, spec)
         dense = [folder / sentence_transformers.dense_folder(i) / "model.safetensors" for i in range(len(spec.dense))]
     elif sparse_alone and encoder.sparse_head:

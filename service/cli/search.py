@@ -53,6 +53,10 @@ def command(
     weights: Annotated[
         str, typer.Option("--weights", metavar="LIST", help="Weights of the fused lists, as in dense=2,lexical=1.")
     ] = "",
+    router_weight: Annotated[
+        float,
+        typer.Option("--router-weight", min=0, help="Weight of the router vectors in mode moee: cos + this x cos."),
+    ] = 1.0,
     per_document: Annotated[
         int | None, typer.Option("--per-document", min=1, help="At most so many passages of one document.")
     ] = None,
@@ -92,7 +96,7 @@ def command(
         if encoder is not None and mode != "lexical" and encoder.encode([query], kind="query").truncated[0]:
             most = encoder.max_tokens
             say(f"the query is longer than {most} tokens: only its beginning is compared by meaning", "yellow")
-        searcher = Searcher(opened, encoder, fusion=_fusion(fusion, weights))
+        searcher = Searcher(opened, encoder, fusion=_fusion(fusion, weights), router_weight=router_weight)
         refine = _refine(per_document, diversity, _reranker(rerank, encoder, device))
         began = time.perf_counter()
         hits = searcher.search(query, mode=mode, k=k, filter=where, exact=exact, refine=refine)

@@ -17,10 +17,6 @@ class Contrastive:
 
     def __init__(self, settings: ContrastiveSettings, context: Context, names: list[str]) -> None:
         self._settings, self._context = settings, context
-        if not settings.in_batch_negatives:
-            bare = next((name for name in names if not any(p.negatives for p in context.pairs[name].pairs)), None)
-            no_negatives = bare is not None or settings.negatives < 1
-            context.require(not no_negatives, "negatives", "are all there is without in_batch_negatives: there is none")
         self._batches = PairBatches(settings, context, names)
 
     def __call__(self, step: int, weight: float) -> StepResult:

@@ -83,6 +83,9 @@ class PairBatches:
         self._queries, self._passages = self._tokenizer("query_tokens"), self._tokenizer("passage_tokens")
         for one in self._sets:
             self._check(one)
+        if not getattr(settings, "in_batch_negatives", True):
+            mined = settings.negatives > 0 and all(any(p.negatives for p in one.pairs) for one in self._sets)
+            context.require(mined, "negatives", "are all there is without in_batch_negatives: there is none")
         weights = [one.settings.weight or len(one.pairs) ** _FLATTEN for one in self._sets]
         self._shares = np.asarray(weights, np.float64) / sum(weights)
 

@@ -242,6 +242,8 @@ def test_without_in_batch_negatives_there_must_be_mined_ones(base):
     given = context(base, with_head=False)
     with pytest.raises(RecipeError, match=r"objectives\[0\].negatives: .*in_batch_negatives"):
         Contrastive(ContrastiveSettings(in_batch_negatives=False), given, ["pairs"])
+    with pytest.raises(RecipeError, match=r"objectives\[0\].negatives: .*in_batch_negatives"):
+        Splade(SpladeSettings(in_batch_negatives=False), context(base, {"sparse": {}}), ["pairs"])
 
 
 def test_a_blended_batch_holds_every_data_set(base):

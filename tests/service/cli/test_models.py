@@ -136,6 +136,18 @@ def test_convert_and_verify_a_mixture_of_experts(decant, tmp_path):
     assert [len(row["router"]) for row in rows] == [8, 8] and "vector" not in rows[0]
     alone = decant("convert", "moe", "other", "--router-calibration", "texts.txt")
     assert "only router vectors are calibrated: add a router" in alone.error
+    Path("docs").mkdir()
+    for number, text in enumerate(("rivers carry water", "the committee met", "bread in the oven")):
+        Path(f"docs/{number}.txt").write_text(text)
+    made = decant("index", "docs", "--model", "out")
+    assert made.code == 0, made.err
+    scores = {}
+    for mode, weight in (("dense", "1"), ("router", "1"), ("moee", "0.25")):
+        found = decant("search", "water", "--model", "out", "--mode", mode, "--router-weight", weight, "--json")
+        assert found.code == 0, found.err
+        scores[mode] = {hit["path"]: hit["score"] for hit in found.json["hits"]}
+    for path, score in scores["moee"].items():
+        assert score == pytest.approx(scores["dense"][path] + 0.25 * scores["router"][path], abs=1e-4)
 
 
 def test_a_sparse_head_the_model_does_not_have(decant, tiny_model):
