@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import official
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from decant.embedder import Encoder
+from decant.embedder import Encoder, InputError, ModelError
 from decant.embedder.verify import verify_encoder
 
 BOUND = 1e-5
@@ -71,3 +72,28 @@ class TestOfficialFormat:
             assert np.array_equal(encode(list(official.TEXTS)), expected)
             assert np.array_equal(there.encode(list(official.TEXTS), prompt_name=kind), expected)
         assert there.get_embedding_dimension() == encoder.dimension
+
+
+def test_what_sentence_transformers_cannot_do_with_it_is_said(tmp_path: Path) -> None:
+    case = official.CASES["NV-Embed"](tmp_path / "model")
+    Encoder.load(case.path, dtype="float32").save(tmp_path / "saved")
+    exact: dict[str, Any] = {"device": "cpu", "trust_remote_code": True, "model_kwargs": {"dtype": "float32"}}
+    there = SentenceTransformer(str(tmp_path / "saved"), **exact)
+    with pytest.raises(InputError, match="give prompt_name, one of query, document"):
+        there.encode(["sea"], prompt="find: ")
+    with pytest.raises(ModelError, match="use decant train"):
+        there.train()(there.preprocess(["sea"]))
+    there.eval().save(str(tmp_path / "copy"))
+    copy = SentenceTransformer(str(tmp_path / "copy"), **exact)
+    assert np.array_equal(copy.encode_query(["sea"]), there.encode_query(["sea"]))
+
+
+def test_router_vectors_alone_load_in_decant_alone(tmp_path: Path) -> None:
+    case = official.CASES["MoEE (OLMoE)"](tmp_path / "model")
+    encoder = Encoder.load(case.path, dtype="float32", **case.load)
+    alone = replace(encoder.spec, pooling="none", standardize=False, normalize=False)
+    encoder.with_spec(alone, {"router": encoder.calibrations["router"]} if encoder.calibrations else {}).save(
+        tmp_path / "saved"
+    )
+    with pytest.raises(ModelError, match="gives router vectors, which sentence-transformers"):
+        SentenceTransformer(str(tmp_path / "saved"), device="cpu", trust_remote_code=True)
