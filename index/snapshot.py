@@ -42,24 +42,42 @@ class Snapshot:
         vector_index: what Lance calls its own index over the vectors; empty where there is none.
     """
 
-    def __init__(self, table: Table, version: int, root: object, layout: Layout) -> None:
-        """Pin `table`, a handle of its own, to `version`."""
+    def __init__(
+        self, table: Table, version: int, root: object, layout: Layout, previous: Snapshot | None = None
+    ) -> None:
+        """Pin `table`, a handle of its own, to `version`; of the rows in `previous` nothing is read again."""
         self._table = table
         self._root = root
         self.version = version
         self.layout = layout
         with lance_errors(root):
             table.checkout(version)
-            rows = self._scan(["key", "chunk_id"])
-        order = np.argsort(rows["_rowid"].to_numpy())
-        self._row_ids = rows["_rowid"].to_numpy()[order]
-        self.keys: NDArray[np.int64] = rows["key"].to_numpy()[order]
-        self.chunk_ids: NDArray[np.bytes_] = np.array(rows["chunk_id"].to_pylist(), dtype="S32")[order]
+            self._row_ids: NDArray[np.uint64] = np.sort(self._scan([])["_rowid"].to_numpy())
+        self.keys: NDArray[np.int64] = np.zeros(len(self), np.int64)
+        self.chunk_ids: NDArray[np.bytes_] = np.zeros(len(self), "S32")
+        self._name(previous)
         self.vector_index = vector_index(table)
         self._masks: dict[str, NDArray[np.bool_]] = {}
 
     def __len__(self) -> int:
         return len(self._row_ids)
+
+    def _name(self, previous: Snapshot | None) -> None:
+        """Fill in keys and chunk ids. A row id always means the same row: Lance numbers no fragment twice."""
+        fresh = np.arange(len(self))
+        if previous is not None and len(previous):
+            old = np.minimum(np.searchsorted(previous._row_ids, self._row_ids), len(previous) - 1)
+            known = previous._row_ids[old] == self._row_ids
+            if 2 * np.count_nonzero(known) > len(self):
+                self.keys[known], self.chunk_ids[known] = previous.keys[old[known]], previous.chunk_ids[old[known]]
+                fresh = np.flatnonzero(~known)
+        if len(fresh) < len(self):
+            rows, places = self.take(fresh, ["key", "chunk_id"]), fresh
+        else:
+            rows = self.scan(["key", "chunk_id"])
+            places = self.positions(rows["_rowid"].to_numpy())
+        self.keys[places] = rows["key"].to_numpy()
+        self.chunk_ids[places] = np.array(rows["chunk_id"].to_pylist(), "S32")
 
     @cached_property
     def _by_name(self) -> NDArray[np.int64]:

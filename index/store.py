@@ -133,7 +133,7 @@ class Store:
                 try:
                     with lance_errors(self.place):
                         self._snapshot = Snapshot(
-                            self._database.open_table(TABLE), version, self.place, self.meta.layout
+                            self._database.open_table(TABLE), version, self.place, self.meta.layout, self._snapshot
                         )
                 except StoreDamaged:
                     newest = self._version()

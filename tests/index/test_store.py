@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from decant.index import Chunk, Document, Store, identity
 from decant.index.errors import BatchError, StoreReadOnly
 from decant.index.info import place_bytes
 from decant.index.place import place_of
+from decant.index.schema import TABLE
+from decant.index.snapshot import Snapshot
 from decant.index.testing import HashEncoder, indexed
 
 ENCODER = HashEncoder()
@@ -178,6 +181,27 @@ def test_a_reader_opened_before_sees_a_commit_after(store):
         assert list(reader.documents()) == ["a"]
         store.replace([indexed("a", "two\n", ENCODER)])
         assert reader.text("a") == "two\n"
+
+
+def test_what_a_reader_keeps_between_versions_is_what_it_would_read_anew(tmp_path):
+    """Whatever happens between: new rows, changed ones, deletes, compaction, and going back to an older version."""
+    encoder = HashEncoder()
+    random = np.random.default_rng(0)
+    with Store.open(tmp_path / "s", encoder=encoder, create=True) as store, Store.open(tmp_path / "s") as reader:
+        for step in range(40):
+            names = {f"d{i}" for i in random.integers(0, 30, 3)}
+            lines = int(random.integers(1, 4))
+            store.replace([indexed(name, f"{name} step {step}\n" * lines, encoder) for name in names])
+            if step % 3 == 0:
+                store.delete([f"d{i}" for i in random.integers(0, 30, 4)])
+            if step % 11 == 10:
+                store.optimize(keep=timedelta(minutes=5))
+            if step % 9 == 8:
+                store.table.restore(store.snapshot().version - 3)
+            kept = reader.snapshot()
+            anew = Snapshot(reader._database.open_table(TABLE), kept.version, reader.place, reader.meta.layout)
+            for name in ("_row_ids", "keys", "chunk_ids"):
+                np.testing.assert_array_equal(getattr(kept, name), getattr(anew, name), f"{name}, step {step}")
 
 
 def test_a_read_only_handle_refuses_every_write(store):
