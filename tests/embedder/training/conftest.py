@@ -81,7 +81,16 @@ def recipes():
         TokenizerRecipe(vocab_size=420, reserved_tokens=2, sources={name: 10_000 for name in sources}),
         PairsRecipe(sources=sources, dev={"ask": 8}, test_sets=["held"], chunk_chars=120),
         TeacherRecipe(rows={"ask": 40, "code": 40}, shard_rows=32),
-        TokenTableRecipe(dims=dims, batch_pairs=16, steps=12, learning_rate=0.05, warmup_steps=2, checkpoint_steps=4),
+        # Every batch taught: losses with and without a teacher cannot be compared.
+        TokenTableRecipe(
+            dims=dims,
+            batch_pairs=16,
+            steps=12,
+            learning_rate=0.05,
+            warmup_steps=2,
+            teacher_share=1.0,
+            checkpoint_steps=4,
+        ),
         LmRecipe(layers=2, heads=2, intermediate=48, max_tokens=64, batch_tokens=200, steps=4, checkpoint_steps=2),
         ContrastiveRecipe(dims=dims, batch_pairs=8, steps=6, warmup_steps=2, checkpoint_steps=3),
     ]

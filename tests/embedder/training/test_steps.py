@@ -17,7 +17,7 @@ from decant.embedder.training.run import Schedule, StepResult, train
 from decant.embedder.training.settings import RecipeError
 from decant.embedder.training.sources import DataError
 from decant.embedder.training.steps import Run
-from decant.embedder.training.token_table import TableEncoder, TokenTable
+from decant.embedder.training.token_table import TableEncoder, TokenTable, folded_rows
 
 ROWS = Ragged.of([[1, 20, 30, 40], [1, 50], [1, 60, 61, 62, 63, 64], [1, 20, 30, 41]])
 
@@ -124,6 +124,25 @@ def test_a_continued_step_equals_the_finished_one(data_folder, teacher, recipes,
     expected, found = finished_run._model("contrastive"), run._model("contrastive")
     for (name, one), other in zip(expected.named_parameters(), found.parameters(), strict=True):
         assert torch.equal(one, other), name
+
+
+def test_spellings_of_a_word_share_a_row(finished_run):
+    tokenizer = finished_run._tokenizer()
+    rows = folded_rows(tokenizer)
+    strings = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    words = {}
+    for row, text in zip(rows, strings, strict=True):
+        if text.strip() and "\ufffd" not in text:
+            words.setdefault(text.strip().lower(), set()).add(row)
+    assert all(len(some) == 1 for some in words.values()) and rows.max() + 1 == len(set(rows)) < len(rows)
+    assert len({rows[token] for token in tokenizer.all_special_ids}) == len(tokenizer.all_special_ids)
+
+    vectors = np.random.default_rng(0).normal(size=(len(rows), 8)).astype(np.float32)
+    encoder = TableEncoder(vectors, 1.0, rows)
+    assert np.array_equal(encoder.vectors(), encoder.vectors()[np.unique(rows, return_index=True)[1]][rows])
+    plain = TableEncoder(encoder.vectors(), 1.0)
+    texts = pack(ROWS, np.arange(4), 6)
+    assert torch.equal(encoder(texts), plain(texts))
 
 
 @torch.no_grad()
