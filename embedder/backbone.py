@@ -30,6 +30,7 @@ from .families import (
 )
 from .formats.json_file import read_json
 from .lean import LeanDecoder, refusal
+from .products import Int8Product, Product
 from .spec import Attention
 
 # What ties a configuration to Python code of its own.
@@ -132,15 +133,23 @@ class Backbone:
             model._weight_conversions = None
         return cls(model.to(device), attention)
 
-    def prepare(self) -> None:
+    def prepare(self, *, int8: bool = False) -> None:
         """Copy the weights, which are complete now, into the form that inference is fastest with, where there is one.
 
+        Args:
+            int8: round weights and what is multiplied with them to 8 bits.
+
         Raises:
+            ModelError: if this model cannot run in int8 here.
             KernelError: if DECANT_KERNELS asks for a form that this model has not.
         """
-        reason = "its texts need forwards of equal length" if self.engine != "packed" else refusal(self.model)
-        chosen = choose("layers", self.device, reason)
-        self._lean = LeanDecoder(self.model) if chosen == "onednn" else None
+        products = Int8Product if int8 else Product
+        alike = "its texts need forwards of equal length"
+        reason = refusal(self.model, products) if self.engine == "packed" else alike
+        if int8 and reason:
+            raise ModelError(f"no int8 for {model_type(self.config)} here: {reason}; choose another dtype")
+        chosen = choose("layers", self.device, reason, "onednn" if int8 else None)
+        self._lean = LeanDecoder(self.model, products) if chosen == "onednn" else None
 
     @property
     def config(self) -> PretrainedConfig:
@@ -161,6 +170,12 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """What the weights are stored and multiplied in."""
         return self.model.dtype
+
+    @property
+    def number_format(self) -> str:
+        """What products are computed in: `int8`, or the name of `dtype`."""
+        int8 = self._lean is not None and self._lean.products is Int8Product
+        return "int8" if int8 else str(self.dtype).removeprefix("torch.")
 
     @property
     def embedding_rows(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -103,8 +104,9 @@ class Encoder:
         Args:
             path_or_name: Decant, sentence-transformers, PEFT adapter or plain decoder folder; None for decant-mini.
             device: torch device; None for the best one here.
-            dtype: `float32`, `bfloat16`, `float16`, or `checkpoint` for the format the weights are stored in; None
-                for bfloat16 where the hardware multiplies it, else float32.
+            dtype: `float32`, `bfloat16`, `float16`, `int8`, or `checkpoint` for the format the weights are stored in;
+                None for bfloat16 where the hardware multiplies it, else float32. `int8` rounds what linear layers
+                multiply to 8 bits, on a CPU with VNNI; the rest is computed as with None.
             spec: replaces the folder's own description.
             rule: name of a published model's prompts, pooling and attention in `prompts.RULES`, put over the folder's
                 description; for models published without one.
@@ -197,11 +199,9 @@ class Encoder:
         outputs = self._wanted(outputs)
         self._check(kind, instruction, examples, outputs, dimensions)
         around = (kind, instruction, examples, truncate)
-        parts = [
-            self._encode_window(texts[start : start + WINDOW_TEXTS], start, around, outputs, dimensions, batch_tokens)
-            for start in range(0, max(len(texts), 1), WINDOW_TEXTS)
-        ]
-        return Embeddings.concatenate(parts)
+        if not texts:
+            return self.represent(self.tokenize([], *around), outputs, dimensions=dimensions)
+        return Embeddings.concatenate(list(self._windows(texts, around, outputs, dimensions, batch_tokens)))
 
     def encode_stream(
         self,
@@ -219,11 +219,7 @@ class Encoder:
         outputs = self._wanted(outputs)
         self._check(kind, instruction, examples, outputs, dimensions)
         around = (kind, instruction, examples, truncate)
-        rest = iter(texts)
-        start = 0
-        while window := list(islice(rest, WINDOW_TEXTS)):
-            yield self._encode_window(window, start, around, outputs, dimensions, batch_tokens)
-            start += len(window)
+        yield from self._windows(texts, around, outputs, dimensions, batch_tokens)
 
     def encode_chunks(
         self,
@@ -324,23 +320,28 @@ class Encoder:
             wanted = ", ".join(sorted(set(outputs) - set(offered))) or "nothing"
             raise InputError(f"this model offers {' and '.join(offered)} vectors, not {wanted}")
 
-    def _encode_window(
+    def _windows(
         self,
-        texts: list[str],
-        offset: int,
+        texts: Iterable[str],
         around: tuple[str, str | None, Sequence[tuple[str, str]], Truncate],
         outputs: Sequence[str],
         dimensions: int | None,
         batch_tokens: int | None,
-    ) -> Embeddings:
-        kind, instruction, examples, truncate = around
-        tokenized = self.tokenize(texts, kind, instruction, examples, truncate, first=offset)
-        result = self.represent(tokenized, outputs, dimensions=dimensions, batch_tokens=batch_tokens)
-        for vectors in (result.dense, result.router):
-            bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)) if vectors is not None else []
-            if len(bad):
-                raise ModelError(f"text {offset + bad[0]} gave a vector with NaN or infinity: try dtype=float32")
-        return result
+    ) -> Iterator[Embeddings]:
+        """Encode window by window; while one is computed, the next is read and tokenised."""
+        rest, start = iter(texts), 0
+        with ThreadPoolExecutor(1, "decant-tokenize") as beside:
+            window = list(islice(rest, WINDOW_TEXTS))
+            tokenized = self.tokenize(window, *around) if window else None
+            while tokenized is not None:
+                following, first = list(islice(rest, WINDOW_TEXTS)), start + len(window)
+                coming = beside.submit(self.tokenize, following, *around, first=first) if following else None
+                result = self.represent(tokenized, outputs, dimensions=dimensions, batch_tokens=batch_tokens)
+                _refuse_broken(result, start)
+                yield result
+                del result
+                window, start = following, first
+                tokenized = coming.result() if coming else None
 
     def tokenize(
         self,
@@ -438,3 +439,10 @@ class Encoder:
     def terms(self, sparse: csr_array, top: int | None = None) -> list[list[tuple[str, float]]]:
         """Return the terms of `Embeddings.sparse` as people read them, heaviest first, `top` per text at most."""
         return explain(sparse, self.tokenizer, top)
+
+
+def _refuse_broken(result: Embeddings, first: int) -> None:
+    for vectors in (result.dense, result.router):
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)) if vectors is not None else []
+        if len(bad):
+            raise ModelError(f"text {first + bad[0]} gave a vector with NaN or infinity: try dtype=float32")

@@ -23,6 +23,7 @@ from .errors import InputError
 from .packing import pack_by_length
 from .router import RouterHead
 from .tokenization import TextTokenizer, TokenizedTexts, Truncate
+from .transfer import Rows, sent
 
 if TYPE_CHECKING:
     from .encoder import Encoder
@@ -73,9 +74,10 @@ def token_batches(
     lengths = [len(ids) for ids in tokenized.ids]
     for texts in pack_by_length(lengths, batch_tokens or encoder.batch_tokens):
         layout = backbone.layout([lengths[i] for i in texts])
-        ids = torch.from_numpy(np.concatenate([tokenized.ids[i] for i in texts])).long().to(backbone.device)
-        pool_from = torch.from_numpy(tokenized.pool_from[texts]).to(backbone.device)
-        keep = layout.position_ids() >= pool_from[layout.sequence_ids()] if pool_from.any() else None
+        ids = sent(np.concatenate([tokenized.ids[i] for i in texts]).astype(np.int64), backbone.device)
+        keep = None
+        if (pool_from := tokenized.pool_from[texts]).any():
+            keep = layout.position_ids() >= sent(pool_from, backbone.device)[layout.sequence_ids()]
         yield texts, ids, layout, keep
 
 
@@ -91,24 +93,29 @@ def represent(
 ) -> Embeddings:
     """Return every representation asked for; see `Encoder.represent`, which has checked the outputs."""
     count, head = len(tokenized.ids), encoder.head
-    dense = np.empty((count, head.width(dimensions)), np.float32) if "dense" in outputs else None
+    device = encoder.backbone.device
+    dense = Rows(count, head.width(dimensions), device) if "dense" in outputs else None
     listener = encoder.router_head if "router" in outputs else None
-    router = np.empty((count, listener.experts), np.float32) if listener else None
+    router = Rows(count, listener.experts, device) if listener else None
     sparse_head = encoder.sparse_head if "sparse" in outputs else None
     parts: list[csr_array] = []
     order: list[NDArray[np.int64]] = []
     for made in forwards(encoder, tokenized, batch_tokens, listener):
+        order.append(made.texts)
         if dense is not None:
-            rows = head(made.hidden, made.layout, made.keep, dimensions, normalize=normalize)
-            dense[made.texts] = rows.cpu().numpy()
+            dense.add(head(made.hidden, made.layout, made.keep, dimensions, normalize=normalize))
         if router is not None and listener is not None:
-            router[made.texts] = listener(made.heard, made.layout, made.keep).cpu().numpy()
+            router.add(listener(made.heard, made.layout, made.keep))
         if sparse_head is not None:
             parts.append(sparse_head.rows(made.hidden, made.ids, made.layout, made.keep))
-            order.append(made.texts)
-    sparse = _in_order(parts, order, sparse_head.terms) if sparse_head else None
-    lengths = np.array([len(ids) for ids in tokenized.ids], np.int32)
-    return Embeddings(lengths, tokenized.truncated, dense, sparse, router)
+    place = np.concatenate(order) if order else np.empty(0, np.int64)
+    return Embeddings(
+        np.array([len(ids) for ids in tokenized.ids], np.int32),
+        tokenized.truncated,
+        dense.in_order(place) if dense else None,
+        _in_order(parts, place, sparse_head.terms) if sparse_head else None,
+        router.in_order(place) if router else None,
+    )
 
 
 @torch.inference_mode()
@@ -132,11 +139,10 @@ def token_vectors(
     return [found[i] for i in range(len(texts))]
 
 
-def _in_order(parts: list[csr_array], order: list[NDArray[np.int64]], terms: int) -> csr_array:
+def _in_order(parts: list[csr_array], place: NDArray[np.int64], terms: int) -> csr_array:
     """Join the rows of all batches, row i for text i."""
     if not parts:
         return csr_array((0, terms), dtype=np.float32)
-    place = np.concatenate(order)
     back = np.empty(len(place), np.int64)
     back[place] = np.arange(len(place))
     return csr_array(csr_array(vstack(parts, format="csr"))[back])

@@ -2,8 +2,9 @@
 
 Between the matrix products of a small model an equal time goes into what joins them. Here query, key and value are one
 product, the weight of a norm is multiplied into the product behind it, weights are laid out once for oneDNN, and the
-activation, the gate and the residual are added inside the products. Every load proves it against transformers' own
-forward (`verify.reference_parity`); families that are not listed run through transformers unchanged.
+activation, the gate and the residual are added inside the products; or the products are those of 8-bit integers. Every
+load proves it against transformers' own forward (`verify.reference_parity`); families that are not listed run through
+transformers unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..kernels.attention import PackedLayout, attention
-from .products import Product, unavailable
+from .products import AnyProduct, Int8Product, Product, unavailable, unit_rms
 
 # Decoders of pre-norms, rotary positions and a gated SiLU between three linear layers, and nothing else.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -27,11 +28,11 @@ MAX_BYTES = 1 << 30
 @dataclass(frozen=True)
 class _Layer:
     module: nn.Module
-    qkv: Product
-    out: Product
-    gate: Product
-    up: Product
-    down: Product
+    qkv: AnyProduct
+    out: AnyProduct
+    gate: AnyProduct
+    up: AnyProduct
+    down: AnyProduct
     heads: int
     kv_heads: int
     head_dim: int
@@ -46,11 +47,12 @@ class LeanDecoder:
     It holds what the weights were when it was made; `current` says whether they still are.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Prepare the weights of a model that `refusal` has nothing against."""
+    def __init__(self, model: PreTrainedModel, products: type[AnyProduct] = Product) -> None:
+        """Prepare the weights of a model that `refusal` has nothing against for products of this kind."""
+        self.products = products
         self._model: Any = model
         self._epsilon = float(self._model.norm.variance_epsilon)
-        self._layers = [_prepare(layer) for layer in self._model.layers]
+        self._layers = [_prepare(layer, products) for layer in self._model.layers]
         self._versions = _versions(model)
         kinds = ("_forward_hooks", "_forward_pre_hooks")
         self._hooks = [vars(module)[kind] for module in model.modules() for kind in kinds]
@@ -74,17 +76,17 @@ class LeanDecoder:
         for layer in self._layers:
             x = _attend(layer, x, cos, sin, layout)
             x = _feed_forward(layer, x)
-        return _unit_rms(x, self._epsilon).mul_(self._model.norm.weight)
+        return unit_rms(x, self._epsilon).mul_(self._model.norm.weight)
 
 
-def refusal(model: PreTrainedModel) -> str | None:
+def refusal(model: PreTrainedModel, products: type[AnyProduct] = Product) -> str | None:
     """Say why a model has to run through transformers; None where `LeanDecoder` computes the same."""
     config = model.config
     if config.model_type not in FAMILIES or not type(model).__module__.startswith("transformers."):
         return f"{config.model_type} is none of {', '.join(FAMILIES)}"
     if model.device.type != "cpu":
         return f"the weights are on {model.device.type}"
-    if reason := unavailable(model.dtype):
+    if reason := unavailable(torch.int8 if products is Int8Product else model.dtype) or unavailable(model.dtype):
         return reason
     if config.hidden_act != "silu":
         return f"its activation is {config.hidden_act}"
@@ -104,18 +106,18 @@ def _versions(model: nn.Module) -> tuple[tuple[int, int], ...]:
     return tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in model.parameters())
 
 
-def _prepare(layer: Any) -> _Layer:
+def _prepare(layer: Any, products: type[AnyProduct]) -> _Layer:
     attends, mlp = layer.self_attn, layer.mlp
     before, after = layer.input_layernorm, layer.post_attention_layernorm
     head_dim = int(attends.head_dim)
     norms = (attends.q_norm.weight, attends.k_norm.weight) if hasattr(attends, "q_norm") else None
     return _Layer(
         module=attends,
-        qkv=Product.of([attends.q_proj, attends.k_proj, attends.v_proj], before.weight),
-        out=Product.of([attends.o_proj]),
-        gate=Product.of([mlp.gate_proj], after.weight),
-        up=Product.of([mlp.up_proj], after.weight),
-        down=Product.of([mlp.down_proj]),
+        qkv=products.of([attends.q_proj, attends.k_proj, attends.v_proj], before.weight),
+        out=products.of([attends.o_proj]),
+        gate=products.of([mlp.gate_proj], after.weight),
+        up=products.of([mlp.up_proj], after.weight),
+        down=products.of([mlp.down_proj]),
         heads=attends.q_proj.out_features // head_dim,
         kv_heads=attends.k_proj.out_features // head_dim,
         head_dim=head_dim,
@@ -127,29 +129,26 @@ def _prepare(layer: Any) -> _Layer:
 
 def _attend(layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, layout: PackedLayout) -> Tensor:
     """One layer's attention added to the residual stream, (total_tokens, H)."""
-    parts = layer.qkv(_unit_rms(x, layer.epsilon)).unflatten(1, (-1, layer.head_dim)).transpose(0, 1)
+    entering: Any = layer.qkv.normed(x, layer.epsilon)
+    parts = layer.qkv(entering).unflatten(1, (-1, layer.head_dim)).transpose(0, 1)
     turned, value = parts[: -layer.kv_heads], parts[-layer.kv_heads :]
     if layer.head_norms is not None:
         query, key = turned.split([layer.heads, layer.kv_heads])
         weights = layer.head_norms
-        turned = torch.cat([_unit_rms(part, layer.epsilon) * w for part, w in zip((query, key), weights, strict=True)])
+        turned = torch.cat([unit_rms(part, layer.epsilon) * w for part, w in zip((query, key), weights, strict=True)])
     query, key = _rotate(turned, cos, sin).split([layer.heads, layer.kv_heads])
     if layout.trace is not None:
         layout.trace.append(layer.module)
     context = attention(query, key, value, layout, scale=layer.scale)
-    return layer.out.plus(context.flatten(1), x)
+    mixed: Any = layer.out.entering(context.flatten(1))
+    return layer.out.plus(mixed, x)
 
 
 def _feed_forward(layer: _Layer, x: Tensor) -> Tensor:
     """One layer's gated feed-forward part added to the residual stream, (total_tokens, H)."""
-    normed = _unit_rms(x, layer.epsilon)
-    return layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), x)
-
-
-def _unit_rms(x: Tensor, epsilon: float) -> Tensor:
-    """Give rows (..., H) a mean square of 1, in the format of `x`; the mean is taken in float32."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    return x * norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_().to(x.dtype)
+    normed: Any = layer.gate.normed(x, layer.epsilon)
+    inner: Any = layer.down.entering(layer.up.times(normed, layer.gate.silu(normed)))
+    return layer.down.plus(inner, x)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -48,14 +48,15 @@ def load_parts(
     """
     files = _described(path, spec, rule, adapters, retrieves=examples is not None)
     place = choose_device(device)
-    kind = None if dtype == "checkpoint" else choose_dtype(dtype, place)
+    int8 = dtype in ("int8", torch.int8)
+    kind = None if dtype == "checkpoint" else choose_dtype(None if int8 else dtype, place)
     tokenizer = TextTokenizer.load(files.tokenizer, files.spec, files.config)
     backbone = Backbone.load(
         files.backbone, files.spec.attention, device=place, dtype=kind, config=files.config, renamed=files.renamed
     )
     for adapter in files.adapters:
         backbone.model = merge_adapter(backbone.model, adapter)
-    backbone.prepare()
+    backbone.prepare(int8=int8)
     backbone.check_vocabulary(tokenizer.vocabulary_size, files.backbone)
     stored = calibration.load(files.calibration) if files.calibration else {}
     source = files.examples if examples is None else Path(examples)

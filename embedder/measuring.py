@@ -131,7 +131,7 @@ def same(
     """Judge rows: float32 by the largest difference, relative where values exceed 1; half precision by 1 - cosine."""
     worst = Measurement(name, 0.0, bounds[0], True, detail)
     for output, expected in want.items():
-        if encoder.backbone.dtype is torch.float32:
+        if encoder.backbone.number_format == "float32":
             bound, scale = bounds[0] * enlarged(encoder, output), max(1.0, float(np.abs(expected).max()))
             value = float(np.abs(got[output] - expected).max()) / scale
         else:

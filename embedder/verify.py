@@ -217,7 +217,9 @@ def saved_copy(encoder: Encoder) -> Measurement:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         encoder.save(copy)
-        again = type(encoder).load(copy, device=encoder.backbone.device, dtype=encoder.backbone.dtype, verify=False)
+        again = type(encoder).load(
+            copy, device=encoder.backbone.device, dtype=encoder.backbone.number_format, verify=False
+        )
         once, twice = vectors_of(encoder, list(TEXTS)), vectors_of(again, list(TEXTS))
     name, detail = "saved copy", "save, load, encode: the same bytes"
     if moved(twice, once) == 0.0 or set(once) <= {"dense"}:

@@ -97,7 +97,7 @@ def sparse_pooling(encoder: Encoder) -> Measurement:
         if sparse.top_k is not None and sparse.top_k < len(got):  # of equal weights either may be kept
             got, expected = got.topk(sparse.top_k).values, expected.topk(sparse.top_k).values
         worst = max(worst, float((got - expected).abs().max()) / max(1.0, float(expected.max())))
-    bound = PARITY if encoder.backbone.dtype is torch.float32 else SPARSE_HALF
+    bound = PARITY if encoder.backbone.number_format == "float32" else SPARSE_HALF
     return Measurement(name, worst, bound, worst <= bound, "terms of ordinary tokens only, largest weight of each")
 
 

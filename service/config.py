@@ -28,7 +28,7 @@ class ConfigError(ServiceError):
     """A setting that makes no sense."""
 
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 class _Part(BaseModel):

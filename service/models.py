@@ -55,7 +55,7 @@ class ServedModel:
         self.engine = EncoderEngine(encoder)
         self.max_texts = max_texts
         self.device = encoder.backbone.device.type
-        self.dtype = str(encoder.backbone.dtype).removeprefix("torch.")
+        self.dtype = encoder.backbone.number_format
         self._metrics = metrics
         observer = metrics.observer(name, self.device, limits.batch_tokens)
         self.queue: BatchQueue[PreparedText, Encoded] = BatchQueue(

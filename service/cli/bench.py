@@ -52,11 +52,11 @@ def command(
         where = {
             "model": name_of(model),
             "device": str(encoder.backbone.device),
-            "dtype": _dtype(encoder.backbone.dtype),
+            "dtype": encoder.backbone.number_format,
         }
         print_json({**where, **facts, "stages": {k: _digits(v) for k, v in found.stages.items()}})
         return ExitCode.OK
-    _print(found, f"{name_of(model)}, {_dtype(encoder.backbone.dtype)} on {encoder.backbone.device}")
+    _print(found, f"{name_of(model)}, {encoder.backbone.number_format} on {encoder.backbone.device}")
     return ExitCode.OK
 
 
@@ -65,10 +65,6 @@ def _sample(count: int) -> list[str]:
     sentence = "The river rises in the hills and reaches the sea after two hundred miles of meadows, mills and towns."
     words = sentence.split()
     return [" ".join((words * 12)[: 4 + i * 37 % 180]) for i in range(count)]
-
-
-def _dtype(dtype: object) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _facts(found: Measurement) -> dict[str, float | int]:

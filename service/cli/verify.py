@@ -55,7 +55,7 @@ def command(
                 "engine": backbone.engine,
                 "outputs": list(encoder.outputs),
                 "device": str(backbone.device),
-                "dtype": str(backbone.dtype).removeprefix("torch."),
+                "dtype": backbone.number_format,
                 "passed": passed,
                 "measurements": [asdict(m) for m in measurements],
             }

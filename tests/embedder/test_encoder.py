@@ -150,9 +150,9 @@ class TestStream:
 
         stream = encoder.encode_stream(texts())
         next(stream)
-        assert len(taken) == 4
+        assert len(taken) == 8  # the window that is asked for, and the one that is tokenised meanwhile
         next(stream)
-        assert len(taken) == 8
+        assert len(taken) == 12
 
     def test_memory_does_not_grow(self, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "WINDOW_TEXTS", 64)
@@ -166,7 +166,7 @@ class TestStream:
             return high
 
         peak(64)
-        assert peak(1024) < 1.5 * peak(128)
+        assert peak(2048) < 1.5 * peak(256)
 
     def test_errors_count_from_the_start(self, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "WINDOW_TEXTS", 4)
@@ -228,7 +228,7 @@ class TestLoading:
     @pytest.mark.parametrize(
         ("options", "match"),
         [
-            ({"dtype": "int8"}, "unknown dtype 'int8': choose from float32"),
+            ({"dtype": "int4"}, "unknown dtype 'int4': choose from float32"),
             ({"device": "quantum"}, "device quantum cannot be used"),
             ({"device": "cuda:99"}, "device cuda:99 cannot be used"),
             ({"spec": EncoderSpec(dimensions=(64,))}, "lists 64 dimensions, the model has 32"),

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from decant.embedder import Encoder, EncoderSpec
+from decant.embedder import Encoder, EncoderSpec, products
+from decant.embedder.errors import ModelError
 from decant.embedder.lean import FAMILIES, LeanDecoder, refusal
 from decant.embedder.measuring import random_ids
-from decant.embedder.products import Product
+from decant.embedder.products import Int8Product, Product, unavailable
+from decant.embedder.verify import verify_encoder
 from decant.kernels.dispatch import KernelError
 
 EncoderOf = Callable[..., Encoder]
@@ -152,3 +154,55 @@ def test_products(dtype: torch.dtype) -> None:
             (product.plus(x, other), want + other.float()),
         ):
             torch.testing.assert_close(got.float(), expected, **tolerance)
+
+
+vnni = pytest.mark.skipif(unavailable(torch.int8) is not None, reason="this processor has no VNNI")
+
+
+@vnni
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_int8_products(dtype: torch.dtype, bias: bool) -> None:
+    torch.manual_seed(0)
+    first, second = (nn.Linear(37, n, bias=bias and n == 8).to(dtype).requires_grad_(False) for n in (8, 5))
+    scale, x, other = torch.rand(37) + 0.5, torch.randn(7, 37).to(dtype), torch.randn(7, 13).to(dtype)
+    x[2], x[3] = 0, x[3] * 1e4
+    with torch.inference_mode():
+        product = Int8Product.of([first, second], scale)
+        unit = x.float() * (x.float().square().mean(1, keepdim=True) + 1e-5).rsqrt()
+        want = torch.cat([layer.float()(unit * scale) for layer in (first, second)], 1)
+        codes = product.normed(x, 1e-5)
+        plain = torch.cat([layer.float()(x.float() * scale) for layer in (first, second)], 1)
+        for got, expected in (
+            (product(codes), want),
+            (product.silu(codes), nn.functional.silu(want)),
+            (product.times(codes, other), want * other.float()),
+            (product.plus(codes, other), want + other.float()),
+            (product(product.entering(x))[:3], plain[:3]),
+        ):
+            torch.testing.assert_close(got.float(), expected, rtol=0.05, atol=0.06)
+        alone = torch.cat([product(product.normed(row, 1e-5)) for row in x.split(1)])
+        assert torch.equal(alone, product(codes)), "a row must not depend on its neighbours"
+        assert product(product.entering(torch.full((1, 37), float("nan"), dtype=dtype))).isnan().all()
+        assert not product(product.entering(torch.full((1, 37), float("inf"), dtype=dtype))).isfinite().any()
+
+
+@vnni
+@pytest.mark.parametrize("folder", [None, "llama", "qwen2", "qwen3"])
+def test_int8_encoder(folder: str | None, model_folder: Callable[..., Any]) -> None:
+    path = folder and model_folder(folder, **NO_WINDOW.get(folder, {}))
+    texts = ["a river", "The committee met on Tuesday and discussed the budget for three hours.", "x"]
+    exact, coded = (Encoder.load(path, device="cpu", dtype=dtype) for dtype in ("float32", "int8"))
+    assert coded.backbone.number_format == "int8"
+    assert not [m for m in verify_encoder(coded) if not m.passed]
+    cosines = (exact.encode(texts).dense * coded.encode(texts).dense).sum(1)
+    assert cosines.min() > 0.999
+    assert cosines.max() < 1
+
+
+def test_int8_that_cannot_be_is_refused(model_folder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="no int8 for gemma2 here: gemma2 is none of"):
+        Encoder.load(model_folder("gemma2"), dtype="int8")
+    monkeypatch.setattr(products, "_has", lambda _: False)
+    with pytest.raises(ModelError, match="no int8 for llama here: this processor has no VNNI"):
+        Encoder.load(model_folder(), dtype="int8")

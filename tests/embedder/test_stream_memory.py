@@ -32,5 +32,6 @@ def test_peak_memory_stays(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, pa
         if number == 4:
             peak = _peak_kib()
     assert count == parts * window
-    # All vectors of the longer stream together would take 128 MiB, its texts more.
-    assert _peak_kib() - peak < 16 * 1024
+    # All vectors of the longer stream together would take 128 MiB, its texts more. Threads that tokenise beside the
+    # computing one have heaps of their own, which fill in steps for a while.
+    assert _peak_kib() - peak < 64 * 1024
