@@ -130,6 +130,10 @@ def main() -> None:
     wanted = sys.argv[3:]
     if not target.exists():
         shutil.copytree(folder, target)
+        # The name that transformers before 5 has for the same class.
+        settings = target / "tokenizer_config.json"
+        known = settings.read_text(encoding="utf-8").replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"')
+        settings.write_text(known, encoding="utf-8")
     model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True)
     if "onnx" in wanted or "openvino" in wanted:
         python_of("onnx")

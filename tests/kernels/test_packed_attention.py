@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from decant.kernels.attention import PackedLayout, packed_attention, register
+from decant.kernels.attention import PackedLayout, half, packed, packed_attention, register
 from decant.kernels.attention.interface import _attention_forward
 
 RAGGED = [1, 3, 3, 8, 1, 5]
@@ -112,6 +112,34 @@ def test_half_precision_stays_within_rounding() -> None:
         got = packed_attention(*(x.bfloat16() for x in inputs), layout, scale=0.3, **options)
         assert got.dtype is torch.bfloat16
         assert (got.double() - want).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (3, 1)], ids=str)
+@pytest.mark.parametrize("lengths", [[1], [37, 5, 5, 1], [300] * 5], ids=str)
+def test_written_out_errs_at_most_twice_as_much_as_the_fused_kernel(
+    heads: tuple[int, int], lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = [x.detach() for x in _inputs(*heads, lengths)]
+    layout = PackedLayout.from_lengths(lengths, causal=False)
+    query, key, value = (x.bfloat16() for x in exact)
+    want = packed_attention(*(x.bfloat16().double() for x in exact), layout, scale=0.3)
+    with torch.inference_mode():
+        assert half.suits(query, key, 0.3, layout.max_seqlen)
+        got = packed_attention(query, key, value, layout, scale=0.3)
+        monkeypatch.setattr(packed, "suits", lambda *_: False)
+        fused = packed_attention(query, key, value, layout, scale=0.3)
+    errors = [(x.double() - want).abs().mean().item() for x in (got, fused)]
+    assert errors[0] <= 2 * errors[1] + 1e-3
+
+
+@torch.inference_mode()
+def test_large_scores_and_long_texts_are_left_to_the_fused_kernel() -> None:
+    query, key, _ = (x.bfloat16() for x in _inputs(2, 2, [5]))
+    assert half.suits(query, key, 0.3, 5)
+    assert not half.suits(query * 100, key, 0.3, 5)
+    assert not half.suits(query * float("nan"), key, 0.3, 5)
+    assert not half.suits(query, key, 0.3, 2000)
+    assert not half.suits(query.float(), key.float(), 0.3, 5)
 
 
 def test_dropout_drops_and_rescales() -> None:
