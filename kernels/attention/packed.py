@@ -52,8 +52,8 @@ def packed_attention(
     for start, count, length in layout.runs:
         stop = start + count * length
         if written_out:
-            blocks = [x[:, start:stop].unflatten(1, (count, length)) for x in (query, key, value)]
-            out[start:stop] = half_attention(*blocks, scale).flatten(0, 1)
+            q, k, v = (x[:, start:stop].unflatten(1, (count, length)) for x in (query, key, value))
+            out[start:stop] = half_attention(q, k, v, scale).flatten(0, 1)
             continue
         q, k, v = (x[:, start:stop].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value))
         mask = _window_mask(length, window, layout.causal, query.device)
