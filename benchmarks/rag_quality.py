@@ -64,9 +64,9 @@ def spans(trained: TrainedReader, passages: Sequence[States], questions: Sequenc
     return found
 
 
-def read_gold(asked: Sequence[Example], reader: Path) -> dict[str, float]:
+def read_gold(asked: Sequence[Example], reader: Path, model: str | None) -> dict[str, float]:
     """Scores of the reader with the right passage, from float16 and from int8 states."""
-    encoder = Encoder.load(verify=False)
+    encoder = Encoder.load(model, verify=False)
     trained = TrainedReader.load(reader, encoder)
     order = sorted(asked, key=lambda example: len(example.passage))
     passages = encode_states(encoder, [example.passage for example in order])
@@ -138,6 +138,7 @@ def main() -> int:
     parser.add_argument("--dev-articles", type=int, default=22)
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--reader", type=Path, default=SHIPPED)
+    parser.add_argument("--model", default=None)
     parser.add_argument("--decoder", type=Path, default=None)
     parser.add_argument("--passages", type=int, nargs="+", default=[1, 2, 5])
     options = parser.parse_args()
@@ -146,7 +147,7 @@ def main() -> int:
     torch.set_num_threads(1)
     asked = examples(options)
     if options.decoder is None:
-        print(json.dumps(read_gold(asked, options.reader), indent=2))
+        print(json.dumps(read_gold(asked, options.reader, options.model), indent=2))
         return 0
     print(f"{'passages':>8} {'way':22} {'entropy':>8} {'of the most':>11} {'loss':>6}")
     for row in entropy(asked, options.decoder, options.passages):
