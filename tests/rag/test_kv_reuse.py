@@ -120,8 +120,11 @@ def test_where_keys_cannot_be_moved_reuse_is_refused(decoder_folder, tmp_path, s
     scaled = LlamaConfig.from_pretrained(
         decoder_folder, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
     )
-    with pytest.raises(GeneratorError, match="cannot be moved"):
-        ReuseGenerator(LlamaForCausalLM(scaled).eval(), AutoTokenizer.from_pretrained(decoder_folder), "scaled")
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(GeneratorError, match="cannot be moved"):
+            model = LlamaForCausalLM(scaled).to(dtype).eval()
+            ReuseGenerator(model, AutoTokenizer.from_pretrained(decoder_folder), "scaled")
+    assert ReuseGenerator.load(decoder_folder, dtype="bfloat16").name == decoder_folder.name
     for choice in (GeneratorChoice("evidence", reuse=1.0), GeneratorChoice(str(decoder_folder), draft="x", reuse=1.0)):
         with pytest.raises(GeneratorError, match="name its folder"):
             build_generator(choice, store, encoder)
