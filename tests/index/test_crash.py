@@ -102,7 +102,7 @@ def kill_after(seconds, pid):
     return timer
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_killed_at_random_moments_and_finished_the_content_is_the_same(kills, base, worker, tmp_path):
     undisturbed = tmp_path / "undisturbed"
     shutil.copytree(base, undisturbed)
