@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -184,6 +185,7 @@ class Settings(BaseSettings):
             where = SettingsConfigDict(json_file=file)
         else:
             where = SettingsConfigDict(toml_file=file)
+        _no_slips_in(os.environ)
         configured = cast("type[Self]", type(cls.__name__, (cls,), {"model_config": where}))
         try:
             return configured(**{name: value for name, value in flags.items() if value is not None})
@@ -223,6 +225,17 @@ class Settings(BaseSettings):
         values = self.model_dump(mode="json")
         values["api_keys"] = [{**key, "sha256": f"{key['sha256'][:8]}..."} for key in values["api_keys"]]
         return values
+
+
+def _no_slips_in(environment: Mapping[str, str]) -> None:
+    """Refuse a variable that is nearly a setting's; others may be anybody's. Raises ConfigError."""
+    known = Settings.model_fields
+    for variable in environment:
+        name = variable.upper().removeprefix("DECANT_").lower()
+        if not variable.upper().startswith("DECANT_") or name in known:
+            continue
+        if near := get_close_matches(name, known, 1, cutoff=0.85):
+            raise ConfigError(f"there is no setting {variable}: is DECANT_{near[0].upper()} meant?")
 
 
 def _told(error: ValidationError) -> str:

@@ -175,6 +175,15 @@ def test_the_page_has_an_address_that_a_browser_here_can_open(host: str, page: s
     assert Settings.load(host=host).page(80) == page
 
 
+def test_a_variable_that_is_nearly_a_settings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DECANT_GENERATOR_KEY", "known, and no setting")
+    monkeypatch.setenv("DECANT_ELSEWHERE", "anybody's")
+    Settings.load()
+    monkeypatch.setenv("DECANT_QUEUED_TOKEN", "5")
+    with pytest.raises(ConfigError, match="no setting DECANT_QUEUED_TOKEN: is DECANT_QUEUED_TOKENS meant"):
+        Settings.load()
+
+
 def test_printed_settings_are_a_file_without_whole_hashes(tmp_path: Path) -> None:
     made = Settings.load(http_port=5, api_keys=[{"sha256": hash_key("secret"), "tenant": "a"}])
     shown = made.shown()
