@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -59,20 +62,47 @@ def test_mistakes_are_told_to_the_assistant(asked: Any, tool: str, arguments: di
     assert answer.is_error and word in answer.content[0].text
 
 
-def test_an_assistant_that_starts_the_command_can_search(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def command(tiny_model: Path, tmp_path: Path) -> list[str]:
+    """`decant mcp` on a small store, without the program itself."""
     from decant.index import Document, Store
     from decant.index.batches import index_documents
 
     encoder = Encoder.load(tiny_model)
     with Store.open(tmp_path / "store", encoder=encoder, create=True) as made:
         index_documents(made, encoder, [Document("rivers", "Rivers carry water from the mountains to the sea.")])
-    command = ["-m", "decant.service.cli", "mcp", "--store", str(tmp_path / "store"), "--model", str(tiny_model)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    program = mcp.StdioServerParameters(command=sys.executable, args=command, env=environment, cwd=tmp_path)
+    return ["-m", "decant.service.cli", "mcp", "--store", str(tmp_path / "store"), "--model", str(tiny_model)]
 
-    async def talk() -> Any:
-        async with asyncio.timeout(90), mcp.Client(program) as client:
-            return await client.call_tool("search", {"query": "rivers to the sea"})
 
-    [passage] = asyncio.run(talk()).structured_content["passages"]
-    assert passage["doc_id"] == "rivers" and passage["text"].startswith("Rivers carry water")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+async def found(server: Any) -> None:
+    async with asyncio.timeout(90), mcp.Client(server) as client:
+        answer = await client.call_tool("search", {"query": "rivers to the sea"})
+        [passage] = answer.structured_content["passages"]
+        assert passage["doc_id"] == "rivers" and passage["text"].startswith("Rivers carry water")
+
+
+def test_an_assistant_that_starts_the_command_can_search(command: list[str], tmp_path: Path) -> None:
+    asyncio.run(found(mcp.StdioServerParameters(command=sys.executable, args=command, env=ENVIRONMENT, cwd=tmp_path)))
+
+
+def test_an_assistant_elsewhere_can_search_over_http(command: list[str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    started = [sys.executable, *command, "--transport", "http", "--port", str(port)]
+    with subprocess.Popen(started, env=ENVIRONMENT, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        try:
+            end = time.monotonic() + 90
+            while process.poll() is None and not _listens(port):
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            asyncio.run(found(f"http://127.0.0.1:{port}/mcp"))
+        finally:
+            process.terminate()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0

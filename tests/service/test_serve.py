@@ -87,7 +87,7 @@ def test_sigterm_under_load_loses_no_accepted_request(process: Process) -> None:
     threads = [threading.Thread(target=client) for _ in range(8)]
     for thread in threads:
         thread.start()
-    assert busy.wait(30)
+    assert busy.wait(90), lost
     assert process.ready["page"] == f"http://127.0.0.1:{process.ready['http_port']}/"
     process.process.send_signal(signal.SIGTERM)
     stopped = process.read("stopped")
