@@ -67,7 +67,9 @@ def build_generator(choice: GeneratorChoice, store: Store, encoder: Encoder) -> 
 
     if holds_blocks(Path(name)):
         if choice.draft or choice.reuse is not None:
-            raise GeneratorError("cross-attention blocks read cached states and are not drafted for: leave that out")
+            raise GeneratorError(
+                "nothing can draft for cross-attention blocks, which reuse states: leave --draft and --kv-reuse out"
+            )
         return XcGenerator.load(Path(name), device=choice.device)
     if choice.reuse is not None:
         from .reusing import ReuseGenerator
