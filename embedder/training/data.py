@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .sources import DataError, read_jsonl
@@ -130,10 +132,25 @@ def _records(name: str, settings: DataSettings, variables: Mapping[str, str]) ->
             path = expand(file, variables)
             if not path.is_file():
                 raise DataError(f"data.{name}.files: {path} does not exist")
-            for number, record in enumerate(read_jsonl(path), 1):
+            for number, record in enumerate(_read(path), 1):
                 yield f"data.{name}: {path}:{number}", record
 
     return islice(all_records(), settings.limit)
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file: lines, or the rows of a pairs step that it did not hold out."""
+    if path.suffix != ".parquet":
+        yield from read_jsonl(path)
+        return
+    try:
+        table = pq.read_table(path)
+        with np.load(path.with_suffix(".npz")) as stored:
+            train = np.flatnonzero(~stored["dev"])
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise DataError(f"{path} is not the result of a pairs step: {str(error).splitlines()[0]}") from error
+    for batch in table.take(train).to_batches(max_chunksize=8192):
+        yield from batch.to_pylist()
 
 
 def _pair(record: dict[str, Any], settings: DataSettings, where: str) -> TrainingPair:

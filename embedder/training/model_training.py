@@ -74,9 +74,9 @@ def train_model(
         TrainingError: the loss is no longer a number.
     """
     used = {name for settings in recipe.objectives for name in recipe.names_of(settings)}
-    base_path = recipe.decoder.tokenizer if recipe.decoder else recipe.model
+    made_of = [recipe.decoder.tokenizer, recipe.decoder.experts_of] if recipe.decoder else [recipe.model]
     files = [file for name in used for file in recipe.data[name].files]
-    require_variables([base_path, *files, *([recipe.examples] if recipe.examples else [])], variables)
+    require_variables([*made_of, *files, *([recipe.examples] if recipe.examples else [])], variables)
     pairs, texts = _read_data(recipe, variables)
     base = _base_folder(recipe, folder, variables)
     examples = None if recipe.examples is None else expand(recipe.examples, variables)
@@ -94,7 +94,7 @@ def train_model(
     train(trainee, groups, forward, schedule, folder, max_grad_norm=recipe.max_grad_norm, report=report)
     out = folder / MODEL_FOLDER
     if not out.exists():
-        trainee.save(out)
+        trainee.save(out, getattr(torch, recipe.saved_dtype))
     Encoder.load(out, device=device, dtype="float32")
     return out
 
@@ -220,7 +220,8 @@ def _base_folder(recipe: TrainRecipe, folder: Path, variables: Mapping[str, str]
         return resolve(expand(recipe.model, variables))
     base = folder / "base"
     if not (base / "config.json").is_file():
-        make_decoder(recipe.decoder, expand(recipe.decoder.tokenizer, variables), recipe.seed, base)
+        dense = resolve(expand(recipe.decoder.experts_of, variables)) if recipe.decoder.experts_of else None
+        make_decoder(recipe.decoder, expand(recipe.decoder.tokenizer, variables), recipe.seed, base, dense)
     return base
 
 

@@ -150,14 +150,15 @@ class Trainee(nn.Module):
         sums = [cast(Tensor, checkpoint(part, *pair, use_reentrant=False)) for pair in pairs]
         return torch.stack(sums).sum() / len(targets)
 
-    def save(self, folder: Path) -> None:
-        """Writes the encoder folder, adapters merged; the adapter itself goes beside it into `adapter/`."""
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Writes the encoder folder in a number format, adapters merged; the adapter goes beside it into `adapter/`."""
         if self.peft is not None:
             self.peft.save_pretrained(str(folder.with_name("adapter")))
             self.peft.merge_and_unload(safe_merge=True)
             self.peft = None
         self.model.set_attn_implementation(register())
         self.eval()
+        self.model.to(dtype)
         self.encoder.save(folder)
         if self.lm_head is not None and not self.lm_head.tied:
             self.lm_head.save(folder / LM_HEAD_FOLDER)

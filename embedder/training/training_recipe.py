@@ -23,11 +23,13 @@ class DecoderSettings:
         architecture: a causal language model of transformers, by its model type (`llama`, `olmoe`, ...).
         tokenizer: folder with tokenizer.json; sets vocabulary and special tokens.
         config: keys of that architecture's configuration.
+        experts_of: a trained Llama whose feed-forward neurons become the experts of a `qwen2_moe`, all else taken over.
     """
 
     architecture: str
     tokenizer: str
     config: dict[str, Any] = field(default_factory=dict[str, Any])
+    experts_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """One data set: JSON lines, plain or gzipped.
+    """One data set: JSON lines, plain or gzipped, or the pairs.parquet of a pairs step, without what it held out.
 
     Attributes:
         files: paths; `$NAME` stands for an environment variable, `$RUN` for the folder of the run.
@@ -226,6 +228,7 @@ class TrainRecipe:
         dims: Matryoshka widths every embedding objective is averaged over, besides the full width.
         freeze_embeddings: whether the table of token embeddings stays as it is.
         dtype: what a forward multiplies in; weights and optimiser are float32.
+        saved_dtype: number format of the saved weights.
     """
 
     step: ClassVar[str] = "train"
@@ -248,6 +251,7 @@ class TrainRecipe:
     checkpoint_steps: Count = 100
     seed: CountOrNone = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
+    saved_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
