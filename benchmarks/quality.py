@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -123,17 +124,16 @@ def measure_model(shelf: Shelf, encoder: Encoder, collections: Sequence[Path], m
                 return narrowed(collection, queries, *searched_vectors(store, encoder), encoder.spec.dimensions)
 
             shelf.once(f"narrow/{folder.name}", narrow)
-    shelf.once("sts", lambda: sts(DATA, lambda texts: encoder.encode(texts, outputs=("dense",)).dense, encoder))
+    if "dense" in modes:
+        shelf.once("sts", lambda: sts(DATA, lambda texts: encoder.encode(texts, outputs=("dense",)).dense, encoder))
 
 
-def measure_layers(shelf: Shelf, encoder: Encoder, collection: Path, picture: Path) -> None:
-    """Health of every layer on the first texts of a collection."""
+def measure_layers(shelf: Shelf, encoder: Encoder, collections: Sequence[Path], picture: Path) -> None:
+    """Health of every layer on the first texts of each collection."""
 
     def health() -> Any:
-        texts = [
-            document.text
-            for document, _ in zip(load_collection(collection).documents(), range(HEALTH_TEXTS), strict=False)
-        ]
+        each = HEALTH_TEXTS // len(collections)
+        texts = [one.text for folder in collections for one in islice(load_collection(folder).documents(), each)]
         found = measure_health(encoder, texts)
         picture.parent.mkdir(parents=True, exist_ok=True)
         plot_health(found, picture)
@@ -154,6 +154,47 @@ def overlap(pairs: Path, names: Sequence[str]) -> dict[str, int]:
     return {"pairs": len(table["query"]), "sharing": shared}
 
 
+def measure_bm25(run: Path, folders: Sequence[Path]) -> Shelf:
+    """Measure BM25 on every collection."""
+    shelf = Shelf(run / f"bm25s-{version('bm25s')}")
+    for folder in folders:
+
+        def search(folder: Path = folder) -> Any:
+            collection = load_collection(folder)
+            return kept({"lexical": score(collection, bm25_ranking(collection))})
+
+        shelf.once(f"search/{folder.name}", search)
+    return shelf
+
+
+def measure_minilm(run: Path, folders: Sequence[Path]) -> Shelf:
+    """Measure all-MiniLM-L6-v2."""
+    encoder = Encoder.load(minilm())
+    shelf = Shelf(run / f"minilm-{encoder.fingerprint[:12]}")
+    measure_model(shelf, encoder, folders, ("dense",))
+    return shelf
+
+
+def measure_floor(run: Path, folders: Sequence[Path], encoder: Encoder) -> Shelf:
+    """Measure the floor under a model's vocabulary."""
+    shelf = Shelf(run / f"floor-{quality_floor.identity(encoder)}")
+    quality_floor.measure(shelf, quality_floor.Floor(encoder, minilm(), DATA), folders, kept, DATA)
+    return shelf
+
+
+def measure_own(run: Path, folders: Sequence[Path], encoder: Encoder, name: str, pairs: Path) -> Shelf:
+    """Measure the model in every mode and layer, and its training pairs where they are at hand."""
+    shelf = Shelf(run / f"{name}-{encoder.fingerprint[:12]}")
+    modes = list(available(layout_of(encoder)))
+    # What one forward gives, without the words that every index has.
+    modes += ["dense+sparse"] if {"dense", "sparse"} <= set(modes) else []
+    measure_model(shelf, encoder, folders, modes)
+    measure_layers(shelf, encoder, folders, shelf.folder / "health.png")
+    if pairs.exists():
+        shelf.once("overlap", lambda: overlap(pairs, [folder.name for folder in folders]))
+    return shelf
+
+
 def main() -> int:
     """Measure what is missing and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,45 +204,28 @@ def main() -> int:
     parser.add_argument("--run", type=Path, default=Path("runs/quality"))
     parser.add_argument("--pairs", type=Path, default=Path("runs/decant-mini/pairs"), help="checked for overlap")
     parser.add_argument("--page", type=Path, default=None, help="Markdown file whose measured part is written anew")
-    parser.add_argument("--only", choices=("bm25", "minilm", "floor", "model"), default=None)
+    parser.add_argument("--only", nargs="+", choices=("bm25", "minilm", "floor", "model"), default=None)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    for noisy in ("httpx", "lance", "lancedb", "decant"):
+    for noisy in ("httpx", "bm25s", "lance", "lancedb", "decant"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    folders = options.folders or sorted(path for path in (DATA / "beir").iterdir() if path.is_dir())
-    wanted = [options.only] if options.only else ["bm25", "minilm", "floor", "model"]
-    peers: dict[str, Shelf] = {}
+    run, folders = options.run, options.folders or sorted(path for path in (DATA / "beir").iterdir() if path.is_dir())
+    wanted = options.only or ("bm25", "minilm", "floor", "model")
+    encoder = Encoder.load(options.model) if {"floor", "model"} & set(wanted) else None
+    peers: dict[str, Path] = {}
     if "bm25" in wanted:
-        peers["BM25"] = Shelf(options.run / f"bm25s-{version('bm25s')}")
-        for folder in folders:
-            collection = load_collection(folder)
-            peers["BM25"].once(
-                f"search/{folder.name}", lambda c=collection: kept({"lexical": score(c, bm25_ranking(c))})
-            )
+        peers["BM25"] = measure_bm25(run, folders).folder
     if "minilm" in wanted:
-        teacher = Encoder.load(minilm())
-        peers["all-MiniLM-L6-v2"] = Shelf(options.run / f"minilm-{teacher.fingerprint[:12]}")
-        measure_model(peers["all-MiniLM-L6-v2"], teacher, folders, ("dense",))
-    model: Shelf | None = None
-    if "model" in wanted or "floor" in wanted:
-        encoder = Encoder.load(options.model)
-        if "floor" in wanted:
-            peers["floor, untrained"] = Shelf(options.run / f"floor-{quality_floor.identity(encoder)}")
-            floor = quality_floor.Floor(encoder, minilm(), DATA)
-            quality_floor.measure(peers["floor, untrained"], floor, folders, kept, DATA)
-        if "model" in wanted:
-            model = Shelf(options.run / f"{options.name}-{encoder.fingerprint[:12]}")
-            # Sparse alone beside dense is asked for as well, where there is a sparse head.
-            modes = list(available(layout_of(encoder)))
-            modes += ["dense+sparse"] if "sparse" in modes else []
-            measure_model(model, encoder, folders, modes)
-            measure_layers(model, encoder, folders[0], model.folder / "health.png")
-            if options.pairs.exists():
-                model.once("overlap", lambda: overlap(options.pairs, [folder.name for folder in folders]))
-    text = quality_page.tables(options.name, model and model.folder, {k: v.folder for k, v in peers.items()}, folders)
+        peers["all-MiniLM-L6-v2"] = measure_minilm(run, folders).folder
+    if encoder and "floor" in wanted:
+        peers["floor, untrained"] = measure_floor(run, folders, encoder).folder
+    own: Path | None = None
+    if encoder and "model" in wanted:
+        own = measure_own(run, folders, encoder, options.name, options.pairs).folder
+    text = quality_page.tables(options.name, own, peers, folders)
     print(text)
     if options.page:
-        quality_page.put(options.page, text, model and model.folder / "health.png")
+        quality_page.put(options.page, text, own and own / "health.png")
     return 0
 
 
