@@ -47,7 +47,7 @@ from decant.index.modes import available
 
 DATA = Path(os.environ.get("DECANT_DATA", "../shared/data"))
 KEPT = ("nDCG@10", "R@100")
-HEALTH_TEXTS = 2000
+HEALTH_TEXTS = 900
 NGRAM = 8
 
 log = logging.getLogger("quality")
@@ -108,6 +108,8 @@ def kept(scores: Mapping[str, Scores]) -> dict[str, dict[str, Mapping[str, float
 
 def measure_model(shelf: Shelf, encoder: Encoder, collections: Sequence[Path], modes: Sequence[str]) -> None:
     """Measure a model on every collection and on STS-B, and its vectors in fewer bytes."""
+    if "dense" in modes:
+        shelf.once("sts", lambda: sts(DATA, lambda texts: encoder.encode(texts, outputs=("dense",)).dense, encoder))
     for folder in collections:
         store = shelf.folder / "stores" / folder.name
 
@@ -124,8 +126,6 @@ def measure_model(shelf: Shelf, encoder: Encoder, collections: Sequence[Path], m
                 return narrowed(collection, queries, *searched_vectors(store, encoder), encoder.spec.dimensions)
 
             shelf.once(f"narrow/{folder.name}", narrow)
-    if "dense" in modes:
-        shelf.once("sts", lambda: sts(DATA, lambda texts: encoder.encode(texts, outputs=("dense",)).dense, encoder))
 
 
 def measure_layers(shelf: Shelf, encoder: Encoder, collections: Sequence[Path], picture: Path) -> None:
