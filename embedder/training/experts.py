@@ -50,16 +50,17 @@ def make_experts(folder: Path, changes: dict[str, Any], seed: int) -> Qwen2MoeFo
         raise RecipeError(
             f"decoder.config.num_experts: {routed} neurons do not divide into {experts} experts, {chosen} for a token"
         )
-    kept = {name: getattr(dense.config, name) for name in _KEPT}
-    sizes = {"moe_intermediate_size": routed // experts, "shared_expert_intermediate_size": routed}
-    fixed = {"num_experts": experts, "num_experts_per_tok": chosen, "norm_topk_prob": True, "qkv_bias": False}
-    model = Qwen2MoeForCausalLM(Qwen2MoeConfig(**kept, **sizes, **fixed))
+    values: dict[str, Any] = {name: getattr(dense.config, name) for name in _KEPT}
+    values |= {"moe_intermediate_size": routed // experts, "shared_expert_intermediate_size": routed}
+    values |= {"num_experts": experts, "num_experts_per_tok": chosen, "norm_topk_prob": True, "qkv_bias": False}
+    model = Qwen2MoeForCausalLM(Qwen2MoeConfig(**values))
     state = dense.state_dict()
     taken = {name: value for name, value in state.items() if ".mlp." not in name}
     missing, strange = model.load_state_dict(taken, strict=False)
     assert not strange and all(".mlp." in name for name in missing)
     generator = torch.Generator().manual_seed(seed)
-    for old, new in zip(dense.model.layers, model.model.layers, strict=True):
+    layers: list[tuple[Any, Any]] = list(zip(dense.model.layers, model.model.layers, strict=True))
+    for old, new in layers:
         _split(old.mlp, new.mlp, _typical_inputs(dense, old), chosen, generator)
     return model
 

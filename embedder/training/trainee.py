@@ -158,7 +158,7 @@ class Trainee(nn.Module):
             self.peft = None
         self.model.set_attn_implementation(register())
         self.eval()
-        self.model.to(dtype)
+        cast(nn.Module, self.model).to(dtype)
         self.encoder.save(folder)
         if self.lm_head is not None and not self.lm_head.tied:
             self.lm_head.save(folder / LM_HEAD_FOLDER)
