@@ -279,6 +279,7 @@ def bm25s_product(rows: Any, folder: Path) -> Engine:
     import bm25s
 
     made: Any = bm25s.BM25()
+    made.nonoccurrence_array = None  # set by its own indexing, which is passed over
     columns = rows.tocsc()
     made.scores = {
         "data": columns.data,
