@@ -47,7 +47,9 @@ class MiniLmTeacher:
 
     def embed(self, texts: list[str]) -> NDArray[np.float32]:
         """Unit vectors, (N, D) float32, in input order."""
-        return self._encoder.encode(texts).dense
+        dense = self._encoder.encode(texts).dense
+        assert dense is not None
+        return dense
 
 
 @dataclass(frozen=True)
