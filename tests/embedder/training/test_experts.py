@@ -115,16 +115,22 @@ def test_the_shipped_model_becomes_a_mixture_whose_routers_tell_texts_apart(tmp_
     spec = replace(dense.spec, router=RouterSpec("mean"))
     encoder = Encoder.load(tmp_path / "moe", spec=spec, dtype="float32")
     assert encoder.backbone.model.num_parameters() * 2 <= 45e6
-    texts = [
-        "How do plants turn sunlight into sugar?",
-        "Photosynthesis makes sugar from light in the leaves of plants.",
-        "The committee raised interest rates by a quarter point.",
-        "Central banks set the rates at which money is lent.",
-    ]
+    topics = (
+        (
+            "plants turn sunlight into sugar",
+            "leaves use light to make sugar",
+            "green plants grow in the light of the sun",
+        ),
+        ("def add(a, b): return a + b", "def mul(x, y): return x * y", "def sub(self, value): return self - value"),
+        ("the central bank raised interest rates", "banks lend money at a rate", "the price of loans and credit rose"),
+        ("a heart attack needs treatment", "patients with heart disease", "doctors treat the symptoms of a disease"),
+    )
+    texts = [text for topic in topics for text in topic]
     found = encoder.encode(texts, outputs=("dense", "router"))
     assert found.dense is not None and found.router is not None
     assert ((found.dense * dense.encode(texts).dense).sum(1) > 0.9).all()
     # What all texts share says nothing about them.
     routes = found.router - found.router.mean(0)
-    likeness = routes @ routes.T
-    assert likeness[0, 1] > likeness[0, 2:].max() and likeness[2, 3] > likeness[2, :2].max()
+    routes /= np.linalg.norm(routes, axis=1, keepdims=True)
+    likeness = (routes @ routes.T).reshape(4, 3, 4, 3).mean((1, 3))
+    assert likeness.diagonal().mean() > likeness[~np.eye(4, dtype=bool)].mean() + 0.2
