@@ -103,7 +103,7 @@ def train(
         TrainingError: the loss is no longer a number; the last checkpoint stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     step = _restore(module, optimizer, folder)

@@ -12,7 +12,6 @@ import typer
 from .loading import waiting
 from .output import print_json, results, say, table
 from .problem import Problem
-from .texts import read_items
 
 if TYPE_CHECKING:
     from ...embedder import Encoder
@@ -26,6 +25,8 @@ def read_parallel(paths: list[Path], fields: str | None) -> tuple[list[str], lis
         Problem: the sides differ in length, or a line has not two texts.
     """
     if len(paths) == 2:
+        from .texts import read_items
+
         first, second = ([item.text for item in read_items([str(path)], "text", jsonl=None)] for path in paths)
         if len(first) != len(second):
             raise Problem(f"{paths[0]} has {len(first)} lines, {paths[1]} has {len(second)}: translations go by line")

@@ -15,7 +15,6 @@ from .options import Debug, Device, DtypeOption, Json, Model
 from .output import print_json, results, table
 from .problem import require_paths
 from .progress import progress_bar
-from .texts import read_items
 
 if TYPE_CHECKING:
     from ...embedder import Encoder
@@ -90,6 +89,8 @@ def command(
         run_mexa(load_encoder(model, device, dtype, debug=debug), first, second, sentence, as_json=as_json)
         return
     if health:
+        from .texts import read_items
+
         texts = [item.text for item in read_items([str(path) for path in paths], "text", jsonl=None)]
         run_health(load_encoder(model, device, dtype, debug=debug), texts, plot, as_json=as_json)
         return

@@ -58,7 +58,7 @@ def test_their_mean_points_where_the_pooled_vector_does(mini: Encoder) -> None:
     assert dense is not None
     for vector, rows in zip(dense, mini.token_vectors(TEXTS), strict=True):
         mean = rows.mean(axis=0)
-        assert vector @ mean / np.linalg.norm(mean) > 0.8
+        assert vector @ mean / np.linalg.norm(mean) > 0.7
 
 
 def test_late_interaction_finds_the_passage_that_holds_the_words(mini: Encoder) -> None:

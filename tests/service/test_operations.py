@@ -214,7 +214,7 @@ def mixed_texts(count: int) -> list[str]:
 def test_vectors_under_load_are_those_of_an_idle_server_to_the_last_bit(
     run_server: Callable[..., Any], encoder: Encoder
 ) -> None:
-    server = run_server()
+    server = run_server(query_seconds=600.0)
     texts = mixed_texts(48)
     idle = [encoder.encode([text]).dense.tobytes() for text in texts]  # type: ignore[union-attr]
     with server.channel() as channel:
