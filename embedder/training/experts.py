@@ -36,7 +36,7 @@ def make_experts(folder: Path, changes: dict[str, Any], seed: int) -> Qwen2MoeFo
         seed: of the grouping's first centres.
 
     Raises:
-        RecipeError: the folder holds no Llama, or its neurons do not divide into so many experts.
+        RecipeError: the folder holds no Llama, one with biases, or its neurons do not divide into so many experts.
     """
     try:
         dense = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
@@ -44,6 +44,8 @@ def make_experts(folder: Path, changes: dict[str, Any], seed: int) -> Qwen2MoeFo
         raise RecipeError(f"decoder.experts_of: cannot load {folder}: {str(error).splitlines()[0]}") from error
     if not isinstance(dense, LlamaForCausalLM):
         raise RecipeError(f"decoder.experts_of: {folder} is {dense.config.model_type}: experts are made of a llama")
+    if dense.config.attention_bias or dense.config.mlp_bias:
+        raise RecipeError(f"decoder.experts_of: {folder} has biases, for which a qwen2_moe has no place")
     experts, chosen = int(changes.get("num_experts", 8)), int(changes.get("num_experts_per_tok", 2))
     routed = int(dense.config.intermediate_size) // 2
     if experts < 2 or not 0 < chosen <= experts or routed % experts:

@@ -5,26 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ..formats import sentence_transformers
-from ..spec import Attention, EncoderSpec, Pooling
+from ..spec import Activation, Attention, DenseSpec, EncoderSpec, Pooling
 from .recipe import ExportRecipe
 
 
 def export_encoder(
     model: LlamaForCausalLM,
+    axes: Tensor,
     tokenizer: PreTrainedTokenizerBase,
     dims: list[int],
     recipe: ExportRecipe,
     folder: Path,
 ) -> None:
-    """Writes weights, tokenizer, sentence-transformers files and decant.json; a README.md there is left alone."""
+    """Writes weights, tokenizer, sentence-transformers files and decant.json; a README.md there is left alone.
+
+    `axes`, (D, D), becomes a dense layer behind the mean.
+    """
     width = int(model.config.hidden_size)
     spec = EncoderSpec(
         attention=Attention.BIDIRECTIONAL,
         pooling=Pooling.MEAN,
         max_tokens=int(model.config.max_position_embeddings),
+        dense=(DenseSpec(width, width, bias=False, activation=Activation.IDENTITY),),
         dimensions=tuple(dim for dim in dims if dim < width),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,5 +41,7 @@ def export_encoder(
     # safetensors writes for the owner only, which a package would carry on.
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
-    sentence_transformers.write(folder, spec, width)
+    (dense,) = sentence_transformers.write(folder, spec, width)
+    save_file({"linear.weight": axes.to(getattr(torch, recipe.dtype)).contiguous()}, dense)
+    dense.chmod(0o644)
     spec.save(folder)

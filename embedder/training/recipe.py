@@ -19,7 +19,7 @@ from .training_recipe import TrainRecipe
 
 @dataclass(frozen=True)
 class TokenizerRecipe:
-    """Train a byte-level BPE tokenizer on the texts and pairs."""
+    """Train a byte-level BPE tokenizer on the texts and pairs, or take the teacher's, without its unused entries."""
 
     step: ClassVar[str] = "tokenizer"
     seed: int = 0
@@ -27,6 +27,7 @@ class TokenizerRecipe:
     reserved_tokens: int = 12
     sources: dict[str, int] = dataclasses.field(default_factory=lambda: dict[str, int]())
     lowercase: bool = False
+    of_teacher: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,84 +46,42 @@ class PairsRecipe:
 
 
 @dataclass(frozen=True)
-class TeacherRecipe:
-    """Embed a share of the pairs with the teacher and keep the vectors as float16."""
+class InheritRecipe:
+    """Turn the teacher's BERT layers into a Llama's, by regressions on so many tokens of the pairs."""
 
-    step: ClassVar[str] = "teacher"
+    step: ClassVar[str] = "inherit"
     seed: int = 0
-    rows: dict[str, int] = dataclasses.field(default_factory=lambda: dict[str, int]())
-    query_chars: int = 240
-    passage_chars: int = 500
-    max_tokens: int = 128
-    shard_rows: int = 2_048
-    max_rows: int = 1_000_000
-
-
-@dataclass(frozen=True)
-class TokenTableRecipe:
-    """Train the token table alone, as a bag-of-tokens encoder, from the teacher's vectors of the token strings."""
-
-    step: ClassVar[str] = "token-table"
-    seed: int = 0
-    dims: list[int] = dataclasses.field(default_factory=lambda: [384, 256, 128, 64])
-    norm_eps: float = 1.0
-    sif: float = 1e-3
-    fold_case: bool = True
-    batch_pairs: int = 512
-    steps: int = 2_000
-    learning_rate: float = 3e-3
-    warmup_steps: int = 50
-    temperature: float = 0.05
-    contrastive_weight: float = 1.0
-    cosine_weight: float = 1.0
-    scores_weight: float = 1.0
-    teacher_share: float = 0.5
-    passage_tokens: int = 128
-    checkpoint_steps: int = 200
-
-
-@dataclass(frozen=True)
-class LmRecipe:
-    """Train the decoder as a causal language model on packed text, the token table frozen."""
-
-    step: ClassVar[str] = "lm"
-    seed: int = 0
-    layers: int = 4
-    heads: int = 6
     intermediate: int = 1_024
     max_tokens: int = 512
     rope_theta: float = 10_000.0
-    batch_tokens: int = 4_096
-    steps: int = 200
-    learning_rate: float = 2e-3
-    warmup_steps: int = 20
-    mask_share: float = 0.0
-    checkpoint_steps: int = 50
+    fit_tokens: int = 150_000
+    fit_limit: int = 160
+    ridge: float = 1e-3
 
 
 @dataclass(frozen=True)
-class ContrastiveRecipe:
-    """Turn the decoder bidirectional and train it on pairs: contrastive plus distillation."""
+class DistilRecipe:
+    """Train the student that inherited its teacher's layers: states, text vectors and in-batch scores.
 
-    step: ClassVar[str] = "contrastive"
+    `passage_tokens` says how often a batch's passages are cut to which length.
+    """
+
+    step: ClassVar[str] = "distil"
     seed: int = 0
     dims: list[int] = dataclasses.field(default_factory=lambda: [384, 256, 128, 64])
-    keep_branches: float = 0.0
-    branch_std: float = 0.002
-    batch_pairs: int = 128
-    query_tokens: int = 40
-    passage_tokens: int = 96
-    steps: int = 400
-    learning_rate: float = 1e-3
-    table_learning_rate: float = 1e-4
-    warmup_steps: int = 20
-    temperature: float = 0.05
-    contrastive_weight: float = 1.0
-    cosine_weight: float = 1.0
+    batch_tokens: int = 6_000
+    neighbours: int = 16
+    flatten: float = 0.75
+    passage_tokens: dict[int, float] = dataclasses.field(default_factory=lambda: {128: 0.8, 256: 0.15, 512: 0.05})
+    steps: int = 1_500
+    learning_rate: float = 1e-4
+    matrix_learning_rate: float = 3e-3
+    warmup_steps: int = 50
+    states_weight: float = 1.0
+    vectors_weight: float = 1.0
     scores_weight: float = 1.0
-    teacher_share: float = 0.8
-    branch_share: float = 1.0
-    checkpoint_steps: int = 25
+    temperature: float = 0.05
+    checkpoint_steps: int = 50
 
 
 @dataclass(frozen=True)
@@ -135,16 +94,7 @@ class ExportRecipe:
     dtype: str = "float16"
 
 
-Recipe = (
-    TokenizerRecipe
-    | PairsRecipe
-    | TeacherRecipe
-    | TokenTableRecipe
-    | LmRecipe
-    | ContrastiveRecipe
-    | ExportRecipe
-    | TrainRecipe
-)
+Recipe = TokenizerRecipe | PairsRecipe | InheritRecipe | DistilRecipe | ExportRecipe | TrainRecipe
 STEPS: dict[str, type[Recipe]] = {recipe.step: recipe for recipe in get_args(Recipe)}
 
 

@@ -82,6 +82,7 @@ def train(
     schedule: Schedule,
     folder: Path,
     *,
+    matrices: list[dict[str, object]] | None = None,
     max_grad_norm: float = 1.0,
     report: Callable[[Progress], None] | None = None,
 ) -> None:
@@ -96,6 +97,7 @@ def train(
         forward: the loss of a step.
         schedule: length, warm-up, checkpoint interval.
         folder: gets checkpoint.pt, loss.csv and loss.png.
+        matrices: groups of weight matrices that Muon trains instead (Jordan et al. 2024; torch.optim.Muon).
         max_grad_norm: longer gradients are shortened to it.
         report: called after every step.
 
@@ -103,15 +105,19 @@ def train(
         TrainingError: the loss is no longer a number; the last checkpoint stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
-    peaks = [float(group["lr"]) for group in optimizer.param_groups]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    step = _restore(module, optimizer, folder)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)]
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="original"))
+    peaks = [float(group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
+    step = _restore(module, optimizers, folder)
+    all_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    parameters = [p for group in all_groups for p in group["params"]]
     while step < schedule.steps:
         began = time.perf_counter()
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        for group, peak in zip(all_groups, peaks, strict=True):
             group["lr"] = peak * schedule.factor(step)
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         result = forward(step)
         if result.loss.requires_grad:
             result.loss.backward()
@@ -119,14 +125,15 @@ def train(
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss} at step {step + 1}: lower learning_rate, or lengthen warmup_steps")
         nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         step += 1
         seconds = time.perf_counter() - began
         _log(folder, step, result, seconds)
         if report is not None:
             report(Progress(step, schedule.steps, loss, result.tokens / seconds))
         if step % schedule.checkpoint_steps == 0 or step == schedule.steps:
-            _save(module, optimizer, step, folder)
+            _save(module, optimizers, step, folder)
             plot_losses(folder / LOG, folder / "loss.png")
 
 
@@ -134,7 +141,7 @@ def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def _restore(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> int:
+def _restore(module: nn.Module, optimizers: list[torch.optim.Optimizer], folder: Path) -> int:
     path = folder / CHECKPOINT
     if not path.exists():
         (folder / LOG).unlink(missing_ok=True)
@@ -146,15 +153,17 @@ def _restore(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) 
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state["module"][name])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     _trim_log(folder, state["step"])
     return int(state["step"])
 
 
-def _save(module: nn.Module, optimizer: torch.optim.Optimizer, step: int, folder: Path) -> None:
+def _save(module: nn.Module, optimizers: list[torch.optim.Optimizer], step: int, folder: Path) -> None:
     unfinished = folder / "checkpoint.tmp"
     weights = {name: parameter.detach() for name, parameter in _trained(module).items()}
-    torch.save({"module": weights, "optimizer": optimizer.state_dict(), "step": step}, unfinished)
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"module": weights, "optimizers": states, "step": step}, unfinished)
     unfinished.replace(folder / CHECKPOINT)
 
 

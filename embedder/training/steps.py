@@ -17,38 +17,35 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ...kernels.attention import register
-from .batches import pack
-from .contrastive import convert, temper, train_contrastive
-from .decoder import build_decoder, mean_vectors
+from ..device import choose_device
 from .dev import Encode, dev_scores, dev_sets
+from .distillation import train_distil
 from .export import export_encoder
-from .lm import train_lm
+from .inherit import inherit
 from .model_training import train_model
 from .packed_texts import PackedTexts
+from .pair_tokens import PairTokens
 from .pairs import PairSet, build_pairs
 from .ragged import Ragged
 from .recipe import (
-    ContrastiveRecipe,
+    DistilRecipe,
     ExportRecipe,
-    LmRecipe,
+    InheritRecipe,
     NamedRecipe,
     PairsRecipe,
     Recipe,
-    TeacherRecipe,
     TokenizerRecipe,
-    TokenTableRecipe,
 )
 from .run import Progress
 from .settings import RecipeError
 from .sources import DataError, data_root
-from .teacher import MiniLmTeacher, Teacher, TeacherVectors, embed_pairs
-from .token_table import TableEncoder, TokenTable, initial_table, train_table
-from .tokenizer import MASK, train_tokenizer, training_texts
+from .states import hidden_states, text_means
+from .teacher import TokenTeacher, load_bert, minilm_folder
+from .tokenizer import inherited_tokenizer, train_tokenizer, training_texts
 from .training_recipe import TrainRecipe
 
 log = logging.getLogger(__name__)
 
-TeacherFactory = Callable[[int], Teacher]
 _DEV_DISTRACTORS = 500
 
 
@@ -59,14 +56,14 @@ class Run:
     Attributes:
         folder: gets one folder a step.
         data: folder with pairs/, text/ and beir/; None for the one of `sources.data_root`.
-        teacher: makes a teacher that reads at most so many tokens.
+        teacher: finds the folder of the teacher.
         device: torch device of trainings; None for the best one here.
         report: called after every step of a training.
     """
 
     folder: Path
     data: Path | None = None
-    teacher: TeacherFactory = MiniLmTeacher
+    teacher: Callable[[], Path] = minilm_folder
     device: str | None = None
     report: Callable[[Progress], None] | None = None
 
@@ -108,50 +105,48 @@ class Run:
             case TrainRecipe():
                 variables = {"RUN": str(self.folder)}
                 train_model(recipe, folder, variables=variables, device=self.device, report=self.report)
+            case TokenizerRecipe(of_teacher=True):
+                inherited_tokenizer(self.teacher())[0].save_pretrained(folder)
             case TokenizerRecipe():
                 texts = training_texts(self._data(), recipe.sources, recipe.seed)
                 train_tokenizer(texts, recipe).save_pretrained(folder)
             case PairsRecipe():
                 build_pairs(self._data(), self._tokenizer(), recipe, folder)
-            case TeacherRecipe():
-                embed_pairs(self._result("pairs"), recipe, folder, self.teacher(recipe.max_tokens))
-            case TokenTableRecipe():
-                self._token_table(recipe, folder)
-            case LmRecipe():
-                self._lm(recipe, folder)
-            case ContrastiveRecipe():
-                self._contrastive(recipe, folder)
+            case InheritRecipe():
+                self._inherit(recipe, folder)
+            case DistilRecipe():
+                self._distil(recipe, folder)
             case ExportRecipe():
-                model, dims = self._model("contrastive"), self._setting("contrastive", "dims")
-                export_encoder(model, self._tokenizer(), dims, recipe, Path(recipe.folder))
+                model, dims = self._model("distil"), self._setting("distil", "dims")
+                export_encoder(model, self._axes(), self._tokenizer(), dims, recipe, Path(recipe.folder))
 
-    def _token_table(self, recipe: TokenTableRecipe, folder: Path) -> None:
-        pairs, vectors = PairSet.load(self._result("pairs")), TeacherVectors.load(self._result("teacher"))
-        start = folder / "initial.npz"
-        if not start.exists():
-            initial_table(self._tokenizer(), pairs, self.teacher(64), vectors, recipe.sif).save(start)
-        table = train_table(TokenTable.load(start), self._tokenizer(), pairs, vectors, recipe, folder)
-        table.save(folder / "table.npz")
-        _write_dev_scores(pairs, TableEncoder(table.vectors, recipe.norm_eps), folder)
-
-    def _lm(self, recipe: LmRecipe, folder: Path) -> None:
-        table = TokenTable.load(self._result("token-table") / "table.npz")
-        tokenizer = self._tokenizer()
-        model = build_decoder(table.vectors, tokenizer, float(self._setting("token-table", "norm_eps")), recipe)
-        mask_id = tokenizer.get_vocab()[MASK]
-        train_lm(model, PairSet.load(self._result("pairs")), mask_id, recipe, folder)
+    def _inherit(self, recipe: InheritRecipe, folder: Path) -> None:
+        pairs = PairSet.load(self._result("pairs"))
+        texts, _ = PairTokens(pairs, recipe.seed, recipe.fit_tokens, {recipe.fit_limit: 1.0})[0]
+        tokenizer, rows = inherited_tokenizer(self.teacher())
+        model, axes = inherit(load_bert(self.teacher()), texts, torch.tensor(rows), recipe)
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            setattr(model.config, name, getattr(tokenizer, name))
         model.save_pretrained(folder / "model")
+        np.save(folder / "axes.npy", axes.numpy())
+        self._write_dev_scores(model, pairs, folder)
 
-    def _contrastive(self, recipe: ContrastiveRecipe, folder: Path) -> None:
-        pairs, vectors = PairSet.load(self._result("pairs")), TeacherVectors.load(self._result("teacher"))
-        table = TokenTable.load(self._result("token-table") / "table.npz")
-        model = self._model("lm")
-        convert(model, recipe.keep_branches, recipe.branch_std, recipe.seed)
-        train_contrastive(model, pairs, vectors, table.rotation, recipe, folder)
-        if recipe.branch_share != 1:
-            temper(model, table.vectors, recipe.branch_share)
-        model.save_pretrained(folder / "model")
-        _write_dev_scores(pairs, lambda texts: mean_vectors(model, texts), folder)
+    def _distil(self, recipe: DistilRecipe, folder: Path) -> None:
+        device = choose_device(self.device)
+        pairs, model = PairSet.load(self._result("pairs")), self._model("inherit").to(device)
+        _, rows = inherited_tokenizer(self.teacher())
+        teacher = TokenTeacher.load(self.teacher(), rows, str(device))
+        train_distil(model, teacher, self._axes().to(device), pairs, recipe, folder, self.report)
+        model.to("cpu").save_pretrained(folder / "model")
+        self._write_dev_scores(model, pairs, folder)
+
+    def _write_dev_scores(self, model: LlamaForCausalLM, pairs: PairSet, folder: Path) -> None:
+        encode = encode_with(lambda texts: text_means(hidden_states(model, texts), texts))
+        scores = dev_scores(pairs, dev_sets(pairs, _DEV_DISTRACTORS), encode)
+        (folder / "dev.json").write_text(json.dumps(scores, indent=2) + "\n")
+
+    def _axes(self) -> Tensor:
+        return torch.from_numpy(np.load(self._result("inherit") / "axes.npy"))
 
     def _data(self) -> Path:
         return self.data or data_root()
@@ -189,12 +184,8 @@ def encode_with(forward: Callable[[PackedTexts], Tensor], limit: int = 128, text
 
     @torch.no_grad()
     def encode(texts: Ragged, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        batches = [rows[start : start + texts_a_batch] for start in range(0, len(rows), texts_a_batch)]
-        return torch.cat([forward(pack(texts, batch, limit)) for batch in batches]).float().numpy()
+        parts = [rows[start : start + texts_a_batch] for start in range(0, len(rows), texts_a_batch)]
+        batches = [PackedTexts.of([texts[int(row)][:limit] for row in part]) for part in parts]
+        return torch.cat([forward(batch) for batch in batches]).float().numpy()
 
     return encode
-
-
-def _write_dev_scores(pairs: PairSet, forward: Callable[[PackedTexts], Tensor], folder: Path) -> None:
-    sets, encode = dev_sets(pairs, _DEV_DISTRACTORS), encode_with(forward)
-    (folder / "dev.json").write_text(json.dumps(dev_scores(pairs, sets, encode), indent=2) + "\n")

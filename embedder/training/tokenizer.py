@@ -1,8 +1,10 @@
-"""The tokenizer: byte-level BPE that keeps case, splits camelCase and snake_case, and adds a BOS token."""
+"""The tokenizer: trained (byte-level BPE that keeps case and splits camelCase and snake_case), or the teacher's."""
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from .recipe import TokenizerRecipe
-from .sources import read_pairs, read_texts
+from .sources import DataError, read_pairs, read_texts
 
 BOS, EOS, PAD, MASK = "<bos>", "<eos>", "<pad>", "<mask>"
 
@@ -71,6 +73,46 @@ def train_tokenizer(texts: Iterator[str], recipe: TokenizerRecipe) -> PreTrained
         model_max_length=512,
         clean_up_tokenization_spaces=False,
     )
+
+
+def inherited_tokenizer(folder: Path) -> tuple[PreTrainedTokenizerFast, list[int]]:
+    """A BERT's WordPiece tokenizer without the entries its vocabulary holds in reserve ("[unused0]", ...).
+
+    Args:
+        folder: of the BERT; needs tokenizer.json.
+
+    Returns:
+        The tokenizer, and for each of its ids the one in the BERT's vocabulary.
+
+    Raises:
+        DataError: the folder holds no WordPiece tokenizer.
+    """
+    file = folder / "tokenizer.json"
+    raw = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if raw.get("model", {}).get("type") != "WordPiece":
+        raise DataError(f"{folder} holds no tokenizer.json with a WordPiece vocabulary")
+    theirs: dict[str, int] = raw["model"]["vocab"]
+    kept = [token for token in sorted(theirs, key=theirs.__getitem__) if not re.fullmatch(r"\[unused\d+\]", token)]
+    ours = {token: number for number, token in enumerate(kept)}
+    raw["model"]["vocab"] = ours
+    for added in raw["added_tokens"]:
+        added["id"] = ours[added["content"]]
+    for special in raw["post_processor"]["special_tokens"].values():
+        special["ids"] = [ours[token] for token in special["tokens"]]
+    raw |= {"truncation": None, "padding": None}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(raw)),
+        bos_token="[CLS]",
+        eos_token="[SEP]",
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+        padding_side="right",
+        truncation_side="right",
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+    )
+    return tokenizer, [theirs[token] for token in kept]
 
 
 def training_texts(root: Path, sources: dict[str, int], seed: int) -> Iterator[str]:

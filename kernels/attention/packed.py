@@ -44,18 +44,16 @@ def packed_attention(
         (total_tokens, heads, value_dim), contiguous, of the query's dtype.
     """
     heads, total, _ = query.shape
-    out = query.new_empty(total, heads, value.shape[-1])
     plain = softcap is None and sinks is None
-    out[total - layout.filling :] = 0
     free = plain and window is None and not layout.causal and not dropout
     written_out = free and suits(query, key, scale, layout.max_seqlen)
-    for start, count, length in layout.runs:
-        stop = start + count * length
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, count: int, length: int) -> Tensor:
+        """One run's (heads, count * length, dim) to (count * length, heads, dim)."""
+        q, k, v = (x.unflatten(1, (count, length)) for x in (q, k, v))
         if written_out:
-            q, k, v = (x[:, start:stop].unflatten(1, (count, length)) for x in (query, key, value))
-            out[start:stop] = half_attention(q, k, v, scale).flatten(0, 1)
-            continue
-        q, k, v = (x[:, start:stop].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value))
+            return half_attention(q, k, v, scale).flatten(0, 1)
+        q, k, v = (x.transpose(0, 1) for x in (q, k, v))
         mask = _window_mask(length, window, layout.causal, query.device)
         if plain:
             block = scaled_dot_product_attention(
@@ -72,8 +70,14 @@ def packed_attention(
             if layout.causal and mask is None:
                 mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
             block = _explicit_attention(q, k, v, mask, scale, softcap, sinks, dropout)
-        out[start:stop] = block.transpose(1, 2).flatten(0, 1)
-    return out
+        return block.transpose(1, 2).flatten(0, 1)
+
+    # Split and joined at once: a slice a run would cost its gradient a tensor of the whole batch's size.
+    sizes = [count * length for _, count, length in layout.runs]
+    sizes.append(total - sum(sizes))
+    parts = zip(*(x.split(sizes, 1) for x in (query, key, value)), strict=True)
+    blocks = [attend(*part, count, length) for part, (_, count, length) in zip(parts, layout.runs, strict=False)]
+    return torch.cat([*blocks, query.new_zeros(sizes[-1], heads, value.shape[-1])])
 
 
 def packed_attention_lse(

@@ -2,8 +2,8 @@ import gzip
 import json
 import random
 
-import numpy as np
 import pytest
+import torch
 
 TOPICS = {
     "river": "water flows bank bridge fish boat stream delta".split(),
@@ -46,63 +46,80 @@ def data_folder(tmp_path_factory):
     return root
 
 
-class HashTeacher:
-    """Unit vectors that depend on the words only: a teacher without weights."""
-
-    def embed(self, texts):
-        rows = [sum((self._word(word) for word in text.lower().split()), self._word("")) for text in texts]
-        array = np.asarray(rows, np.float32)
-        return array / np.linalg.norm(array, axis=1, keepdims=True)
-
-    @staticmethod
-    def _word(word):
-        return np.random.default_rng(list(word.encode())).normal(size=32)
-
-
 @pytest.fixture(scope="session")
-def teacher():
-    return HashTeacher()
+def teacher_folder(tmp_path_factory):
+    """A tiny BERT as a sentence-transformers folder, with gains and biases in its norms and reserved tokens."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.#"
+    words = [word for topic, some in TOPICS.items() for word in (topic, *some)]
+    special = ["[PAD]", "[unused0]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = dict.fromkeys([*special, *words, *letters, *(f"##{letter}" for letter in letters)])
+    ids = {token: number for number, token in enumerate(vocabulary)}
+    backend = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    ends = [("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    torch.manual_seed(0)
+    bert = BertModel(
+        BertConfig(
+            vocab_size=len(ids),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=80,
+            initializer_range=0.15,
+        )
+    )
+    with torch.no_grad():
+        bert.embeddings.position_embeddings.weight.mul_(0.1)
+        for name, parameter in bert.named_parameters():
+            if "LayerNorm" in name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    folder = tmp_path_factory.mktemp("teacher")
+    bert.save_pretrained(folder / "bert")
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder / "bert")
+    transformer = Transformer(str(folder / "bert"), max_seq_length=64)
+    SentenceTransformer(modules=[transformer, Pooling(32)], device="cpu").save_pretrained(str(folder / "st"))
+    return folder / "st"
 
 
 @pytest.fixture(scope="session")
 def recipes():
     """The steps at toy size, in order, by name."""
-    from decant.embedder.training.recipe import (
-        ContrastiveRecipe,
-        LmRecipe,
-        PairsRecipe,
-        TeacherRecipe,
-        TokenizerRecipe,
-        TokenTableRecipe,
-    )
+    from decant.embedder.training.recipe import DistilRecipe, InheritRecipe, PairsRecipe, TokenizerRecipe
 
-    dims, sources = [32, 16], {"ask": 60, "code": 60, "notes": 40}
+    sources = {"ask": 60, "code": 60, "notes": 40}
     steps = [
-        TokenizerRecipe(vocab_size=420, reserved_tokens=2, sources={name: 10_000 for name in sources}),
+        TokenizerRecipe(of_teacher=True),
         PairsRecipe(sources=sources, dev={"ask": 8}, test_sets=["held"], chunk_chars=120),
-        TeacherRecipe(rows={"ask": 40, "code": 40}, shard_rows=32),
-        # Every batch taught: losses with and without a teacher cannot be compared.
-        TokenTableRecipe(
-            dims=dims,
-            batch_pairs=16,
-            steps=12,
-            learning_rate=0.05,
+        InheritRecipe(intermediate=48, max_tokens=64, fit_tokens=300, fit_limit=48),
+        DistilRecipe(
+            dims=[32, 16],
+            batch_tokens=300,
+            neighbours=4,
+            passage_tokens={16: 0.5, 48: 0.5},
+            steps=16,
+            learning_rate=1e-3,
+            matrix_learning_rate=5e-3,
             warmup_steps=2,
-            teacher_share=1.0,
             checkpoint_steps=4,
         ),
-        LmRecipe(layers=2, heads=2, intermediate=48, max_tokens=64, batch_tokens=200, steps=4, checkpoint_steps=2),
-        ContrastiveRecipe(dims=dims, batch_pairs=8, steps=6, warmup_steps=2, checkpoint_steps=3),
     ]
     return {step.step: step for step in steps}
 
 
 @pytest.fixture(scope="session")
-def finished_run(data_folder, teacher, recipes, tmp_path_factory):
-    """Every step run once, up to the contrastive one."""
+def finished_run(data_folder, teacher_folder, recipes, tmp_path_factory):
+    """Every step but the export run once."""
     from decant.embedder.training.steps import Run
 
-    run = Run(tmp_path_factory.mktemp("run"), data_folder, lambda max_tokens: teacher)
+    run = Run(tmp_path_factory.mktemp("run"), data_folder, lambda: teacher_folder)
     for recipe in recipes.values():
         assert run.do(recipe)
     return run

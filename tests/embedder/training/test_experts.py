@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from models import make_base, recipe
 
 from decant.embedder import Encoder
 from decant.embedder.encoder import DEFAULT_MODEL
-from decant.embedder.spec import RouterSpec
 from decant.embedder.training.data import read_pair_data
 from decant.embedder.training.experts import balanced_groups, make_experts
 from decant.embedder.training.model_training import train_model
@@ -108,29 +106,7 @@ def test_a_table_without_its_pairs_step_is_refused(tmp_path):
         read_pair_data("pairs", DataSettings([str(tmp_path / "pairs.parquet")]), {})
 
 
-def test_the_shipped_model_becomes_a_mixture_whose_routers_tell_texts_apart(tmp_path):
+def test_a_llama_with_biases_is_refused(tmp_path):
     settings = DecoderSettings("qwen2_moe", "", {"num_experts": 8, "num_experts_per_tok": 2})
-    make_decoder(settings, DEFAULT_MODEL, 0, tmp_path / "moe", DEFAULT_MODEL)
-    dense = Encoder.load(dtype="float32")
-    spec = replace(dense.spec, router=RouterSpec("mean"))
-    encoder = Encoder.load(tmp_path / "moe", spec=spec, dtype="float32")
-    assert encoder.backbone.model.num_parameters() * 2 <= 45e6
-    topics = (
-        (
-            "plants turn sunlight into sugar",
-            "leaves use light to make sugar",
-            "green plants grow in the light of the sun",
-        ),
-        ("def add(a, b): return a + b", "def mul(x, y): return x * y", "def sub(self, value): return self - value"),
-        ("the central bank raised interest rates", "banks lend money at a rate", "the price of loans and credit rose"),
-        ("a heart attack needs treatment", "patients with heart disease", "doctors treat the symptoms of a disease"),
-    )
-    texts = [text for topic in topics for text in topic]
-    found = encoder.encode(texts, outputs=("dense", "router"))
-    assert found.dense is not None and found.router is not None
-    assert ((found.dense * dense.encode(texts).dense).sum(1) > 0.9).all()
-    # What all texts share says nothing about them.
-    routes = found.router - found.router.mean(0)
-    routes /= np.linalg.norm(routes, axis=1, keepdims=True)
-    likeness = (routes @ routes.T).reshape(4, 3, 4, 3).mean((1, 3))
-    assert likeness.diagonal().mean() > likeness[~np.eye(4, dtype=bool)].mean() + 0.2
+    with pytest.raises(RecipeError, match="has biases, for which a qwen2_moe has no place"):
+        make_decoder(settings, DEFAULT_MODEL, 0, tmp_path / "moe", DEFAULT_MODEL)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from decant.embedder.training.recipe import STEPS, TokenTableRecipe, read_recipe, read_recipes
+from decant.embedder.training.recipe import STEPS, DistilRecipe, read_recipe, read_recipes
 from decant.embedder.training.settings import RecipeError
 from decant.service.cli.app import app
 
@@ -22,8 +22,8 @@ def test_shipped_recipes_are_valid_and_in_step_order():
 
 
 def test_values_replace_defaults(tmp_path):
-    found = read_recipe(recipe(tmp_path, "step: token-table\nsteps: 7\nlearning_rate: 1\n"))
-    assert found == TokenTableRecipe(steps=7, learning_rate=1)
+    found = read_recipe(recipe(tmp_path, "step: distil\nsteps: 7\nlearning_rate: 1\n"))
+    assert found == DistilRecipe(steps=7, learning_rate=1)
 
 
 TEXTS = "data: {text: {kind: texts, files: [a.jsonl]}}\n"
@@ -34,11 +34,12 @@ MNTP = "model: base\nobjectives: [{kind: mntp}]\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("step: token-table\nlearning_rte: 0.1\n", "learning_rte is unknown; known keys are seed"),
-        ("step: token-tabel\n", "step 'token-tabel' is unknown"),
-        ("step: lm\nsteps: many\n", "steps must be int, not 'many'"),
-        ("step: lm\nsteps: true\n", "steps must be int, not True"),
-        ("step: contrastive\ndims: [384, x]\n", r"dims\[1\] must be int, not 'x'"),
+        ("step: distil\nlearning_rte: 0.1\n", "learning_rte is unknown; known keys are seed"),
+        ("step: distill\n", "step 'distill' is unknown"),
+        ("step: distil\nsteps: many\n", "steps must be int, not 'many'"),
+        ("step: distil\nsteps: true\n", "steps must be int, not True"),
+        ("step: distil\ndims: [384, x]\n", r"dims\[1\] must be int, not 'x'"),
+        ("step: distil\npassage_tokens: {128: much}\n", "passage_tokens.128 must be float"),
         ("step: pairs\nsources: [a]\n", "sources must be dict"),
         ("- step\n", "a recipe is a mapping"),
         ("step: [\n", "cannot be read as YAML"),
@@ -104,7 +105,7 @@ def test_a_training_s_folder_is_named_like_its_file_unless_it_is_alone(tmp_path)
 
 
 def test_the_command_line_reports_a_wrong_recipe_before_anything_runs(tmp_path):
-    file = recipe(tmp_path, "step: lm\nstep_count: 1\n")
+    file = recipe(tmp_path, "step: distil\nstep_count: 1\n")
     result = CliRunner().invoke(app, ["train", str(file), "--run", str(tmp_path / "run")], prog_name="decant")
     assert result.exit_code == 1
     assert "step_count is unknown" in result.stderr.replace("\n", " ")
