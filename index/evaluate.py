@@ -77,6 +77,7 @@ def evaluate(
     settings: ChunkSettings | None = None,
     store_dir: Path | None = None,
     run_dir: Path | None = None,
+    router_weight: float = 1.0,
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Index a BEIR folder, search it with its judged queries, and score the rankings.
@@ -89,6 +90,7 @@ def evaluate(
         settings: how documents are cut.
         store_dir: keeps the index there, and reuses what it finds; a temporary folder otherwise.
         run_dir: gets a TREC run `<mode>.trec` and `<mode>.per_query.tsv` for each mode.
+        router_weight: alpha of mode `moee`, as of `Searcher`.
         progress: told how far indexing and searching are.
 
     Returns:
@@ -106,6 +108,7 @@ def evaluate(
         settings=settings,
         store_dir=store_dir,
         run_dir=run_dir,
+        router_weight=router_weight,
         progress=progress,
     )
     return {mode: found.means() for mode, found in scores.items()}
@@ -120,6 +123,7 @@ def evaluate_per_query(
     settings: ChunkSettings | None = None,
     store_dir: Path | None = None,
     run_dir: Path | None = None,
+    router_weight: float = 1.0,
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Scores]:
     """`evaluate`, with each query's own values."""
@@ -140,7 +144,7 @@ def evaluate_per_query(
             settings=settings,
             progress=lambda chunks: tell(Progress("chunks", chunks, 0)),
         )
-        searcher = Searcher(store, _Remembering(encoder))
+        searcher = Searcher(store, _Remembering(encoder), router_weight=router_weight)
         for mode in modes:
             ranking = rank_documents(searcher, collection.queries, mode, tell)
             results[mode] = score(collection, ranking)

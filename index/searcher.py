@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,12 +78,13 @@ class Searcher:
 
         Raises:
             StoreMismatch: the encoder is not the store's.
+            QueryError: a weight that is negative or no number.
         """
         if encoder is not None:
             store.meta.require_fingerprint(encoder.fingerprint, model_name(encoder), store.place)
         self.store = store
         self.fusion = fusion or DEFAULT_FUSION
-        self.router_weight = router_weight
+        self.router_weight = _checked_weight(router_weight)
         self._encoder = encoder
         self.views = Views(store)
 
@@ -95,6 +97,7 @@ class Searcher:
         filter: str | None = None,
         exact: bool = False,
         fusion: Fusion | None = None,
+        router_weight: float | None = None,
         refine: Refine = NO_REFINE,
     ) -> list[Hit]:
         """The k best chunks for a query.
@@ -108,16 +111,26 @@ class Searcher:
             filter: conditions on fields, see `filters`; chunks that fail them are not searched.
             exact: search every vector even where an accelerator exists.
             fusion: how lists are merged; None for the searcher's.
+            router_weight: alpha of mode `moee`; None for the searcher's.
             refine: what is done to the hits afterwards.
 
         Returns:
             Hits by falling score, equal scores by chunk id; in another order only where `refine` asks for diversity.
 
         Raises:
-            QueryError: an empty query, an unknown mode, an impossible k.
+            QueryError: an empty query, an unknown mode, an impossible k or weight.
             FilterError: the filter makes no sense.
         """
-        return self.search_many([query], mode=mode, k=k, filter=filter, exact=exact, fusion=fusion, refine=refine)[0]
+        return self.search_many(
+            [query],
+            mode=mode,
+            k=k,
+            filter=filter,
+            exact=exact,
+            fusion=fusion,
+            router_weight=router_weight,
+            refine=refine,
+        )[0]
 
     def search_many(
         self,
@@ -128,6 +141,7 @@ class Searcher:
         filter: str | None = None,
         exact: bool = False,
         fusion: Fusion | None = None,
+        router_weight: float | None = None,
         refine: Refine = NO_REFINE,
         vectors: NDArray[np.float32] | Embeddings | None = None,
     ) -> list[list[Hit]]:
@@ -139,7 +153,9 @@ class Searcher:
         _check(queries, k)
         modes = parse_mode(mode, self.store.meta.layout)
         given = self._representations(queries, modes, vectors)
-        return self._search(queries, given, modes, k, filter, exact, fusion, refine)
+        weight = self.router_weight if router_weight is None else _checked_weight(router_weight)
+        how = Query(modes, k, filter, exact, fusion or self.fusion, weight)
+        return self._search(queries, given, how, refine)
 
     def search_vectors(
         self, vectors: NDArray[np.float32], *, k: int = 10, filter: str | None = None, exact: bool = False
@@ -152,7 +168,8 @@ class Searcher:
         _check((), k)
         self._check_dense(vectors)
         given: dict[str, Rows] = {"dense": normalized(vectors)}
-        return self._search([""] * len(vectors), given, ("dense",), k, filter, exact, None, NO_REFINE)
+        how = Query(("dense",), k, filter, exact, self.fusion)
+        return self._search([""] * len(vectors), given, how, NO_REFINE)
 
     def ranked(self, snapshot: Snapshot, queries: Sequence[str], given: dict[str, Rows], how: Query) -> list[Found]:
         """Search one snapshot and fetch no texts; `given` holds the queries' representations."""
@@ -196,28 +213,18 @@ class Searcher:
         """Why a sparse accelerator that is there is not used; empty otherwise."""
         return self.views.sparse_generation.reason
 
-    def _search(
-        self,
-        queries: Sequence[str],
-        given: dict[str, Rows],
-        modes: tuple[str, ...],
-        k: int,
-        filter: str | None,
-        exact: bool,
-        fusion: Fusion | None,
-        refine: Refine,
-    ) -> list[list[Hit]]:
+    def _search(self, queries: Sequence[str], given: dict[str, Rows], how: Query, refine: Refine) -> list[list[Hit]]:
         if not queries:
             return []
 
         def run(snapshot: Snapshot) -> list[list[Hit]]:
-            fetch = refine.fetch(k)
+            k, fetch = how.k, refine.fetch(how.k)
             while True:
-                how = Query(modes, min(fetch, MAX_RESULTS), filter, exact, fusion or self.fusion, self.router_weight)
-                found = self._hits(snapshot, self.ranked(snapshot, queries, given, how))
+                wide = replace(how, k=min(fetch, MAX_RESULTS))
+                found = self._hits(snapshot, self.ranked(snapshot, queries, given, wide))
                 refined = [self._refined(snapshot, *one, k, refine) for one in zip(queries, found, strict=True)]
-                short = any(len(r) < k and len(f) >= how.k for r, f in zip(refined, found, strict=True))
-                if not short or how.k == MAX_RESULTS:
+                short = any(len(r) < k and len(f) >= wide.k for r, f in zip(refined, found, strict=True))
+                if not short or wide.k == MAX_RESULTS:
                     return refined
                 fetch *= 4  # several chunks of one document took the places of others
 
@@ -318,3 +325,9 @@ def _check(queries: Sequence[str], k: int) -> None:
         raise QueryError(f"k is {k}: ask for 1 to {MAX_RESULTS:,} results")
     if any(not query.strip() for query in queries):
         raise QueryError("the query is empty: say what to look for")
+
+
+def _checked_weight(router_weight: float) -> float:
+    if not 0 <= router_weight < math.inf:
+        raise QueryError(f"router_weight is {router_weight}: give a number that is not negative")
+    return router_weight

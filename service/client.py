@@ -103,7 +103,7 @@ class Client:
         return joined(answers, chosen)
 
     def search(self, query: str, **options: Any) -> list[Hit]:
-        """Find passages; options `mode` (as of `Searcher.search`), `k`, `filter`, `exact`, `store`.
+        """Find passages; options `store`, and of `Searcher.search`: `mode`, `k`, `filter`, `exact`, `router_weight`.
 
         Raises CallFailed.
         """

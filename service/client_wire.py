@@ -238,14 +238,17 @@ def search_request(
     k: int = 10,
     filter: str | None = None,
     exact: bool = False,
+    router_weight: float = 1.0,
     store: str = "",
 ) -> pb.SearchRequest:
-    """A question as a message; `mode` as of `Searcher.search`; raises InputError."""
+    """A question as a message; `mode` and what follows as of `Searcher.search`; raises InputError."""
     names = mode.split("+")
     for name in names:
         _one_of("mode", name, (*NEEDS, HYBRID))
     modes = [f"SEARCH_MODE_{name.upper()}" for name in names]
-    return pb.SearchRequest(query=query, modes=modes, k=k, filter=filter, exact=exact, store=store)
+    return pb.SearchRequest(
+        query=query, modes=modes, k=k, filter=filter, exact=exact, router_weight=router_weight, store=store
+    )
 
 
 def rerank_request(

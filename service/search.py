@@ -38,6 +38,7 @@ class Query:
     k: int = 10
     filter: str | None = None
     exact: bool = False
+    router_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,13 @@ class SearchService:
     def _look_up(self, query: Query, vectors: Embeddings | None) -> list[Hit]:
         began = time.perf_counter()
         [hits] = self._searcher.search_many(
-            [query.text], mode=query.mode, k=query.k, filter=query.filter, exact=query.exact, vectors=vectors
+            [query.text],
+            mode=query.mode,
+            k=query.k,
+            filter=query.filter,
+            exact=query.exact,
+            router_weight=query.router_weight,
+            vectors=vectors,
         )
         self._metrics.search_seconds.labels(query.mode).observe(time.perf_counter() - began)
         return hits

@@ -55,3 +55,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_experts(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mixture of experts of the same size and with the same tokenizer: two layers of four experts."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, OlmoeConfig, OlmoeModel
+
+    folder = tmp_path_factory.mktemp("tiny-experts")
+    same = LlamaConfig.from_pretrained(tiny_model).to_dict()
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    ends = ("max_position_embeddings", "pad_token_id", "bos_token_id", "eos_token_id")
+    torch.manual_seed(2)
+    sizes = {name: same[name] for name in names + ends}
+    OlmoeModel(OlmoeConfig(**sizes, intermediate_size=16, num_experts=4, num_experts_per_tok=2)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder

@@ -11,7 +11,7 @@ import typer
 from .eval_layers import read_parallel, run_health, run_mexa
 from .loading import load_encoder
 from .modes import checked_modes
-from .options import Debug, Device, DtypeOption, Json, Model
+from .options import Debug, Device, DtypeOption, Json, Model, RouterWeight
 from .output import print_json, results, table
 from .problem import require_paths
 from .progress import progress_bar
@@ -43,6 +43,7 @@ def command(
         str | None,
         typer.Option("--modes", metavar="LIST", help="Ways to search, commas between. Default: all the model has."),
     ] = None,
+    router_weight: RouterWeight = 1.0,
     split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
     store: Annotated[
         Path | None, typer.Option("--store", metavar="DIR", help="Keep the index here. Default: a temporary folder.")
@@ -97,13 +98,14 @@ def command(
     if len(paths) != 1:
         raise typer.BadParameter("give one BEIR folder")
     encoder = load_encoder(model, device, dtype, debug=debug)
-    _run_beir(encoder, paths[0], chosen, split, store, run_dir, as_json=as_json)
+    _run_beir(encoder, paths[0], chosen, router_weight, split, store, run_dir, as_json=as_json)
 
 
 def _run_beir(
     encoder: Encoder,
     beir: Path,
     modes: list[str] | None,
+    router_weight: float,
     split: str,
     store: Path | None,
     run_dir: Path | None,
@@ -117,6 +119,7 @@ def _run_beir(
             beir,
             encoder,
             modes=modes,
+            router_weight=router_weight,
             split=split,
             store_dir=store,
             run_dir=run_dir,

@@ -53,5 +53,9 @@ Device = Annotated[
 DtypeOption = Annotated[
     Dtype | None, typer.Option("--dtype", help="Number format. Default: bfloat16 where the hardware multiplies it.")
 ]
+RouterWeight = Annotated[
+    float,
+    typer.Option("--router-weight", min=0, help="Weight of the router vectors in mode moee: cos + this x cos."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and what libraries say.")]

@@ -12,7 +12,7 @@ from rich.text import Text
 from .loading import waiting
 from .modes import checked_modes
 from .opening import open_index, open_words
-from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Model, Store
+from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Json, Model, RouterWeight, Store
 from .output import print_json, results, say
 from .problem import Problem
 from .snippet import Snippet, snippet_of
@@ -53,10 +53,7 @@ def command(
     weights: Annotated[
         str, typer.Option("--weights", metavar="LIST", help="Weights of the fused lists, as in dense=2,lexical=1.")
     ] = "",
-    router_weight: Annotated[
-        float,
-        typer.Option("--router-weight", min=0, help="Weight of the router vectors in mode moee: cos + this x cos."),
-    ] = 1.0,
+    router_weight: RouterWeight = 1.0,
     per_document: Annotated[
         int | None, typer.Option("--per-document", min=1, help="At most so many passages of one document.")
     ] = None,

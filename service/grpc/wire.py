@@ -135,7 +135,8 @@ def query_of(request: pb.SearchRequest) -> Query:
     if unknown := [int(mode) for mode in request.modes if mode not in _MODES]:
         raise InputError(f"unknown search mode {unknown[0]}: this server is older than the client")
     mode = "+".join(_MODES[mode] for mode in request.modes) or HYBRID
-    return Query(request.query, mode, request.k or 10, request.filter or None, request.exact)
+    weight = request.router_weight if request.HasField("router_weight") else 1.0
+    return Query(request.query, mode, request.k or 10, request.filter or None, request.exact, weight)
 
 
 def rerank_response(name: str, scores: Scores, request: pb.RerankRequest, seconds: float) -> pb.RerankResponse:

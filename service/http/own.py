@@ -27,6 +27,9 @@ class SearchBody(BaseModel):
     k: int = Field(10, ge=1, le=10_000)
     filter: str | None = Field(None, description="Conditions in SQL on doc_id, path, title, media, metadata.<name>")
     exact: bool = Field(False, description="Compare every vector, even where an accelerator exists")
+    router_weight: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="Weight of the router vectors in mode moee: cos + this x cos"
+    )
     store: str = Field("", description="Which store; the first that the caller may read if empty")
 
 
@@ -38,7 +41,9 @@ def own_routes(door: Door, backend: Backend, healthy: Callable[[], Awaitable[boo
     async def find(body: SearchBody, request: Request) -> Response:
         async def work(caller: Caller) -> Response:
             store = await backend.stores.get(body.store, caller.tenant)
-            found = await store.search(Query(body.query, body.mode, body.k, body.filter, body.exact), caller)
+            found = await store.search(
+                Query(body.query, body.mode, body.k, body.filter, body.exact, body.router_weight), caller
+            )
             hits = [hit_body(rank, hit) for rank, hit in enumerate(found.hits, start=1)]
             return json_response({"query": body.query, "mode": body.mode, "hits": hits})
 

@@ -21,7 +21,7 @@ def _peak_kib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-@pytest.mark.parametrize("parts", [12, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("parts", [12, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_peak_memory_stays(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
     window = 500
     monkeypatch.setattr(encoder_module, "WINDOW_TEXTS", window)

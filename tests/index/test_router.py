@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from decant.index import Searcher, Store
+from decant.index.errors import QueryError
 from decant.index.testing import HashEncoder, indexed
 
 ENCODER = HashEncoder(12, name="moe", outputs=("dense", "router"), router=5)
@@ -36,6 +37,15 @@ def test_moee_is_the_weighted_sum_of_both_cosines(store, alpha, kind):
         hits = searcher.search(query, mode=mode, k=20)
         assert [h.score for h in hits] == pytest.approx(np.sort(scores)[::-1][:20], abs=1e-5)
         assert [h.score for h in hits] == pytest.approx([scores[int(h.chunk.doc_id[1:])] for h in hits], abs=1e-5)
+    assert hits == Searcher(store, ENCODER).search(query, mode="moee", k=20, router_weight=alpha)
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_a_weight_that_is_none_is_refused(store, weight):
+    with pytest.raises(QueryError, match="router_weight is .*: give a number that is not negative"):
+        Searcher(store, ENCODER).search("word1", mode="moee", router_weight=weight)
+    with pytest.raises(QueryError, match="router_weight"):
+        Searcher(store, ENCODER, router_weight=weight)
 
 
 def test_hybrid_takes_the_sum_as_its_dense_side(store):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from decant.embedder import Encoder
+from decant.embedder import Encoder, EncoderSpec
+from decant.embedder.spec import RouterSpec
 from decant.index import Document, Searcher, Store
 from decant.index.batches import index_documents
 from decant.service.client import Client
@@ -127,3 +128,31 @@ def test_every_mode_finds_what_the_searcher_finds(
     assert wanted and [hit.chunk for hit in found] == [hit.chunk for hit in wanted]
     assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted], abs=1e-6)
     assert [dict(hit.ranks) for hit in found] == [dict(hit.ranks) for hit in wanted]
+
+
+def test_the_weight_of_routers_is_the_callers_at_every_door(
+    run_server: Callable[..., Any], tiny_experts: Path, tmp_path: Path
+) -> None:
+    spec = EncoderSpec(pooling="last", max_tokens=64, router=RouterSpec())
+    encoder = Encoder.load(tiny_experts, device="cpu", dtype="float32", spec=spec)
+    with Store.open(tmp_path / "store", encoder=encoder, create=True) as store:
+        index_documents(store, encoder, [Document(str(i), text) for i, text in enumerate(TEXTS)])
+        searcher = Searcher(store, encoder)
+        wanted = {w: [h.score for h in searcher.search("budget", mode="moee", router_weight=w)] for w in (0.0, 0.25, 1)}
+    assert len({tuple(scores) for scores in wanted.values()}) == 3
+    server = run_server(of=encoder, store=tmp_path / "store")
+    with Client(f"127.0.0.1:{server.server.grpc_port}") as client, server.channel() as channel:
+        for weight, scores in wanted.items():
+            found = client.search("budget", mode="moee", router_weight=weight)
+            assert [hit.score for hit in found] == pytest.approx(scores, abs=1e-6)
+            body = {"query": "budget", "mode": "moee", "router_weight": weight}
+            hits = server.http("/search", body).json["hits"]
+            assert [hit["score"] for hit in hits] == pytest.approx(scores, abs=1e-6)
+        ask = pb.SearchRequest(query="budget", modes=[pb.SEARCH_MODE_MOEE])
+        assert [hit.score for hit in stubs.SearcherStub(channel).Search(ask).hits] == pytest.approx(wanted[1], abs=1e-6)
+        ask.router_weight = -1
+        with pytest.raises(grpc.RpcError) as refused:
+            stubs.SearcherStub(channel).Search(ask)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT and "router_weight" in refused.value.details()
+    for weight in (-1, "NaN"):
+        assert server.http("/search", {"query": "a", "router_weight": weight}).status == 400

@@ -113,18 +113,26 @@ def test_eval_writes_runs_for_the_modes_asked_for(decant, beir, tmp_path):
     assert (tmp_path / "runs" / "lexical.trec").read_text("utf-8").startswith("q0 ")
 
 
-def test_convert_and_verify_a_mixture_of_experts(decant, tmp_path):
-    from transformers import AutoTokenizer, OlmoeConfig, OlmoeModel
+def test_eval_weighs_the_routers(decant, tiny_experts, beir, tmp_path):
+    assert decant("convert", tiny_experts, "moe", "--pooling", "last", "--router", "last").code == 0
+    runs = {}
+    for mode, weight in (("dense", "1"), ("moee", "0"), ("moee", "0.25"), ("router", "1")):
+        folder = f"{mode}-{weight}"
+        done = decant(
+            "eval", beir, "--model", "moe", "--modes", mode, "--router-weight", weight, "--run-dir", folder, "--json"
+        )
+        assert list(done.json) == [mode], done.err
+        rows = [line.split() for line in (tmp_path / folder / f"{mode}.trec").read_text().splitlines()]
+        runs[mode, weight] = {(row[0], row[2]): float(row[4]) for row in rows}
+    assert runs["moee", "0"] == pytest.approx(runs["dense", "1"], abs=1e-5)
+    wanted = {pair: score + 0.25 * runs["router", "1"][pair] for pair, score in runs["dense", "1"].items()}
+    assert runs["moee", "0.25"] == pytest.approx(wanted, abs=1e-5)
 
-    sizes = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
-    tokenizer = AutoTokenizer.from_pretrained(Encoder.load().path)
-    OlmoeModel(
-        OlmoeConfig(**sizes, num_experts=4, num_experts_per_tok=2, vocab_size=len(tokenizer), num_key_value_heads=4)
-    ).save_pretrained("moe")
-    tokenizer.save_pretrained("moe")
+
+def test_convert_and_verify_a_mixture_of_experts(decant, tiny_experts, tmp_path):
     (tmp_path / "texts.txt").write_text("rivers carry water\nthe committee met\na function adds\n", "utf-8")
-    options = ["--rule", "prompt-eol", "--router", "last", "--router-calibration", "texts.txt", "--max-tokens", "64"]
-    done = decant("convert", "moe", "out", *options)
+    options = ["--rule", "prompt-eol", "--router", "last", "--router-calibration", "texts.txt"]
+    done = decant("convert", tiny_experts, "out", *options)
     assert done.code == 0, done.err
     assert "32 dimensions, 8 experts" in done.err
     checked = decant("verify", "out", "--json").json
@@ -134,7 +142,7 @@ def test_convert_and_verify_a_mixture_of_experts(decant, tmp_path):
         for line in decant("embed", "--model", "out", "--output", "router", stdin="a\nb").out.splitlines()
     ]
     assert [len(row["router"]) for row in rows] == [8, 8] and "vector" not in rows[0]
-    alone = decant("convert", "moe", "other", "--router-calibration", "texts.txt")
+    alone = decant("convert", tiny_experts, "other", "--router-calibration", "texts.txt")
     assert "only router vectors are calibrated: add a router" in alone.error
     Path("docs").mkdir()
     for number, text in enumerate(("rivers carry water", "the committee met", "bread in the oven")):

@@ -204,7 +204,7 @@ class TokenizeResponse(_message.Message):
     def __init__(self, texts: _Optional[_Iterable[_Union[Tokens, _Mapping]]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("store", "query", "modes", "k", "filter", "exact", "without_text")
+    __slots__ = ("store", "query", "modes", "k", "filter", "exact", "without_text", "router_weight")
     STORE_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
     MODES_FIELD_NUMBER: _ClassVar[int]
@@ -212,6 +212,7 @@ class SearchRequest(_message.Message):
     FILTER_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_TEXT_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     store: str
     query: str
     modes: _containers.RepeatedScalarFieldContainer[SearchMode]
@@ -219,7 +220,8 @@ class SearchRequest(_message.Message):
     filter: str
     exact: bool
     without_text: bool
-    def __init__(self, store: _Optional[str] = ..., query: _Optional[str] = ..., modes: _Optional[_Iterable[_Union[SearchMode, str]]] = ..., k: _Optional[int] = ..., filter: _Optional[str] = ..., exact: _Optional[bool] = ..., without_text: _Optional[bool] = ...) -> None: ...
+    router_weight: float
+    def __init__(self, store: _Optional[str] = ..., query: _Optional[str] = ..., modes: _Optional[_Iterable[_Union[SearchMode, str]]] = ..., k: _Optional[int] = ..., filter: _Optional[str] = ..., exact: _Optional[bool] = ..., without_text: _Optional[bool] = ..., router_weight: _Optional[float] = ...) -> None: ...
 
 class Hit(_message.Message):
     __slots__ = ("doc_id", "ordinal", "score", "start_char", "end_char", "text", "title", "path", "metadata", "ranks")
