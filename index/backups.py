@@ -14,12 +14,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import StoreError, StoreNotFound
+from .errors import StoreError, StoreNotFound, lance_errors
 from .files import fsync_folder
+from .meta import write_meta
 from .migrations import back_up
 from .place import LANCE
 from .roots import ROOTS_FILE
-from .snapshot import lance_errors
 from .store import Store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -79,6 +79,8 @@ def restore(store: Store, version: int | str) -> int:
         number = _number(store, version)
         with lance_errors(store.place):
             store.table.restore(number)
+            # Whoever follows the store from version to version sees by the new file that rows may have come back.
+            write_meta(store.place, store.meta)
             return int(store.table.version)
 
 

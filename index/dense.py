@@ -19,6 +19,9 @@ from .pool import VectorPool
 from .snapshot import HIT_COLUMNS, Snapshot
 from .topk import Ranked, candidates, exact_scores, normalize, ranked
 
+# Half of the vectors in memory may be of rows that went, and so many more.
+DEAD_ROWS = 1_000
+
 
 @dataclass(frozen=True)
 class DenseView:
@@ -107,27 +110,55 @@ class DenseView:
         return self.sealed.search(queries, k, allowed)
 
 
-def view_of(snapshot: Snapshot, sealed: Accelerator | None, previous: VectorPool | None) -> DenseView:
+def view_of(snapshot: Snapshot, sealed: Accelerator | None, previous: DenseView | None) -> DenseView:
     """Prepare a snapshot for searching; vectors in `previous` are not read again."""
+    if previous is not None and previous.sealed is sealed and (following := _following(previous, snapshot)):
+        return following
     dimension = snapshot.layout.width
     sealed_keys = np.zeros(0, np.int64) if sealed is None else sealed.keys
-    pool = previous or VectorPool.empty(dimension)
+    pool = VectorPool.empty(dimension) if previous is None else previous.pool
+    if has_repeats(sealed_keys, pool.keys):
+        pool = VectorPool.empty(dimension)
     wanted = np.flatnonzero(~np.isin(snapshot.keys, sealed_keys))
     missing = wanted[~np.isin(snapshot.keys[wanted], pool.keys)]
     if 2 * (len(wanted) - len(missing)) < len(pool):
         pool, missing = VectorPool.empty(dimension), wanted
-    if len(missing):
-        fresh = snapshot.vectors(missing)
-        normalize(fresh)
-        pool = pool.extended(snapshot.keys[missing], fresh)
+    pool = _extended(pool, snapshot, missing)
     return DenseView(snapshot, pool, places_of(snapshot, pool.keys), sealed, places_of(snapshot, sealed_keys))
+
+
+def _following(view: DenseView, snapshot: Snapshot) -> DenseView | None:
+    """The view of a later snapshot by what came and went in between; None where that is not known."""
+    moved = snapshot.moved(view.snapshot)
+    if moved is None:
+        return None
+    pooled = moved[view.pool_positions]
+    if 2 * np.count_nonzero(pooled < 0) > len(pooled) + DEAD_ROWS:
+        return None
+    fresh = np.arange(int(moved.max()) + 1, len(snapshot))
+    pool = _extended(view.pool, snapshot, fresh)
+    return DenseView(snapshot, pool, np.concatenate([pooled, fresh]), view.sealed, moved[view.sealed_positions])
+
+
+def _extended(pool: VectorPool, snapshot: Snapshot, positions: NDArray[np.int64]) -> VectorPool:
+    if not len(positions):
+        return pool
+    vectors = snapshot.vectors(positions)
+    normalize(vectors)
+    return pool.extended(snapshot.keys[positions], vectors)
+
+
+def has_repeats(*keys: NDArray[np.int64]) -> bool:
+    """Whether a row is held twice: one that was changed and changed back is taken for a new one at first."""
+    every = np.concatenate(keys)
+    return len(np.unique(every)) < len(every)
 
 
 def places_of(snapshot: Snapshot, keys: NDArray[np.int64]) -> NDArray[np.int64]:
     """The position in the snapshot of each key, -1 where it is not there."""
     if not len(snapshot):
         return np.full(len(keys), -1, np.int64)
-    order = np.argsort(snapshot.keys, kind="stable")
+    order = snapshot.by_key
     places = order[np.minimum(np.searchsorted(snapshot.keys, keys, sorter=order), len(snapshot) - 1)]
     return np.where(snapshot.keys[places] == keys, places, -1)
 

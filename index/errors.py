@@ -15,6 +15,9 @@ QueryError            a query or a number of results that makes no sense
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 from ..embedder.errors import DecantError
 
 
@@ -60,3 +63,25 @@ class FilterError(DecantError):
 
 class QueryError(DecantError):
     """An empty query, an impossible k, or query vectors that do not fit the store."""
+
+
+@contextmanager
+def lance_errors(root: object) -> Generator[None]:
+    """Turn Lance's multi-line errors into one line that says what to do.
+
+    Raises:
+        StoreError: the disk is full.
+        StoreDamaged: any other failure to read or write the tables.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError) as error:
+        text = " ".join(str(error).split()).split(", /rustc/")[0]
+        if "No space left" in text or "os error 28" in text:
+            raise StoreError(
+                f"the disk of {root} is full: free some space and run the command again; what was stored is safe"
+            ) from error
+        raise StoreDamaged(
+            f"the store at {root} cannot be read or written ({text[:160]}): restore a backup, "
+            "or index into a new folder"
+        ) from error

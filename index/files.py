@@ -24,3 +24,12 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def mark_of(path: Path) -> str:
+    """What changes whenever a file is replaced; cheap."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return "none"
+    return f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import fsync_folder, write_atomic
+from .files import fsync_folder, mark_of, write_atomic
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -85,11 +85,7 @@ def sweep(root: Path) -> None:
 
 def current(root: Path) -> str:
     """A mark that changes whenever another generation is put in use; cheap enough for every query."""
-    try:
-        stat = (root / MANIFEST).stat()
-    except FileNotFoundError:
-        return "none"
-    return f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
+    return mark_of(root / MANIFEST)
 
 
 def read_manifest(root: Path) -> Manifest | None:

@@ -17,7 +17,7 @@ import numpy as np
 from lancedb.table import Table
 from numpy.typing import NDArray
 
-from .snapshot import Snapshot, vector_index
+from .snapshot import Snapshot
 from .topk import Ranked, exact_scores, normalize, ranked
 
 INDEX = "vector_idx"
@@ -43,7 +43,7 @@ def build(table: Table, kind: str) -> None:
 
 def drop(table: Table) -> None:
     """Remove the index, if there is one."""
-    if vector_index(table):
+    if any(index.columns == ["vector"] for index in table.list_indices()):
         table.drop_index(INDEX)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import lancedb
 
 from .encoder import Encoder
-from .errors import StoreDamaged, StoreError, StoreNotFound, StoreReadOnly, StoreVersionError
+from .errors import StoreDamaged, StoreError, StoreNotFound, StoreReadOnly, StoreVersionError, lance_errors
 from .layout import layout_of
 from .lease import Lease
 from .lexical import create_text_index
@@ -19,7 +19,6 @@ from .meta import META_SCRATCH, StoreMeta, read_meta, write_meta
 from .migrations import migrate
 from .place import LANCE, Place
 from .schema import SCHEMA_VERSION, TABLE, table_schema
-from .snapshot import lance_errors
 
 LOCK = "lock"
 ACCELERATORS = "accelerators"

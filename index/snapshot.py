@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-from lancedb.query import MatchQuery
-from lancedb.table import Table
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from .documents import Chunk, Metadata
-from .errors import FilterError, StoreDamaged, StoreError
+from .errors import FilterError, StoreDamaged, lance_errors
 from .filters import metadata_sql, parse_filter
 from .layout import Layout
+from .pinned import PinnedTable
+from .rows import Rows, next_rows, read_rows
 from .schema import chunk_id
 from .topk import normalize
 
@@ -37,47 +36,68 @@ class Snapshot:
     Attributes:
         version: Lance's number of the version.
         layout: what its rows hold.
-        chunk_ids: (N,) bytes, 32 hex digits each.
-        keys: (N,) int64, see `schema.table_schema`.
+        rows: its N rows by position.
         vector_index: what Lance calls its own index over the vectors; empty where there is none.
     """
 
     def __init__(
-        self, table: Table, version: int, root: object, layout: Layout, previous: Snapshot | None = None
+        self,
+        table: PinnedTable,
+        root: object,
+        layout: Layout,
+        previous: Snapshot | None = None,
+        *,
+        follows: bool = False,
     ) -> None:
-        """Pin `table`, a handle of its own, to `version`; of the rows in `previous` nothing is read again."""
+        """Read which rows there are.
+
+        Args:
+            table: the version.
+            root: what messages call the store.
+            layout: what its rows hold.
+            previous: an older one; of a row that it has nothing but the key is read again.
+            follows: whether since `previous` the table has not been taken back to an older version.
+        """
         self._table = table
         self._root = root
-        self.version = version
+        self.version = table.version
+        self.vector_index = table.vector_index
         self.layout = layout
-        with lance_errors(root):
-            table.checkout(version)
-            self._row_ids: NDArray[np.uint64] = np.sort(self._scan([])["_rowid"].to_numpy())
-        self.keys: NDArray[np.int64] = np.zeros(len(self), np.int64)
-        self.chunk_ids: NDArray[np.bytes_] = np.zeros(len(self), "S32")
-        self._name(previous)
-        self.vector_index = vector_index(table)
         self._masks: dict[str, NDArray[np.bool_]] = {}
+        with lance_errors(root):
+            self.rows = self._read_rows(previous.rows if previous is not None else None, follows)
+
+    def _read_rows(self, known: Rows | None, follows: bool) -> Rows:
+        if known is not None and follows:
+            columns = [*self._vector_columns, *self._sparse_columns]
+            if rows := next_rows(self._table, known, columns):
+                return rows
+        return read_rows(self._table, known)
 
     def __len__(self) -> int:
-        return len(self._row_ids)
+        return len(self.rows)
 
-    def _name(self, previous: Snapshot | None) -> None:
-        """Fill in keys and chunk ids. A row id always means the same row: Lance numbers no fragment twice."""
-        fresh = np.arange(len(self))
-        if previous is not None and len(previous):
-            old = np.minimum(np.searchsorted(previous._row_ids, self._row_ids), len(previous) - 1)
-            known = previous._row_ids[old] == self._row_ids
-            if 2 * np.count_nonzero(known) > len(self):
-                self.keys[known], self.chunk_ids[known] = previous.keys[old[known]], previous.chunk_ids[old[known]]
-                fresh = np.flatnonzero(~known)
-        if len(fresh) < len(self):
-            rows, places = self.take(fresh, ["key", "chunk_id"]), fresh
-        else:
-            rows = self.scan(["key", "chunk_id"])
-            places = self.positions(rows["_rowid"].to_numpy())
-        self.keys[places] = rows["key"].to_numpy()
-        self.chunk_ids[places] = np.array(rows["chunk_id"].to_pylist(), "S32")
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """(N,) int64, see `schema.table_schema`."""
+        return self.rows.keys
+
+    @property
+    def chunk_ids(self) -> NDArray[np.bytes_]:
+        """(N,) bytes, 32 hex digits each."""
+        return self.rows.chunk_ids
+
+    def moved(self, older: Snapshot) -> NDArray[np.int64] | None:
+        """(N + 1,) where each of the N rows of an older snapshot is now, -1 where it went, and -1 at the end.
+
+        All other rows of this one came behind them. None where it is not known how the one became the other.
+        """
+        return self.rows.moved(older.version)
+
+    @cached_property
+    def by_key(self) -> NDArray[np.int64]:
+        """(N,) positions by rising key."""
+        return np.argsort(self.keys, kind="stable")
 
     @cached_property
     def _by_name(self) -> NDArray[np.int64]:
@@ -85,7 +105,7 @@ class Snapshot:
 
     def positions(self, row_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Where rows with these Lance row ids are; every id must be of this version."""
-        return np.searchsorted(self._row_ids, row_ids)
+        return np.searchsorted(self.rows.ids, row_ids)
 
     def take(self, positions: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """The rows at `positions`, in that order, repeats included."""
@@ -129,8 +149,7 @@ class Snapshot:
         """
         if source not in self._masks:
             sql = self.filter_sql(source)
-            with lance_errors(self._root):
-                found = self._scan([], where=sql)["_rowid"].to_numpy()
+            found = self.scan([], sql)["_rowid"].to_numpy()
             mask = np.zeros(len(self), np.bool_)
             mask[self.positions(found)] = True
             if len(self._masks) >= 64:
@@ -150,10 +169,7 @@ class Snapshot:
     def full_text(self, query: str, limit: int, where: str | None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Positions and BM25 scores of at most `limit` rows, best first; ties at the end cut anywhere."""
         with lance_errors(self._root):
-            search = self._table.search(_match(query), query_type="fts").with_row_id(True)
-            if where is not None:
-                search = search.where(where)
-            found = search.select(["_rowid", "_score"]).limit(limit).to_arrow()
+            found = self._table.full_text(query, limit, where)
         return self.positions(found["_rowid"].to_numpy()), found["_score"].to_numpy()
 
     def nearest(
@@ -161,48 +177,40 @@ class Snapshot:
     ) -> NDArray[np.int64]:
         """Positions of rows near a (D,) query by Lance's own vector index, or by its scan of all of them."""
         with lance_errors(self._root):
-            # The checker believes a search without a query type to be any of all kinds.
-            search: Any = cast(Any, self._table).search(query, vector_column_name="vector")
-            search = search.distance_type("cosine")
-            search = search.bypass_vector_index() if exact else search.nprobes(probes)
-            if where is not None:
-                search = search.where(where, prefilter=True)
-            found = search.with_row_id(True).select(["_rowid", "_distance"]).limit(limit).to_arrow()
+            found = self._table.nearest(query, limit, where, probes, exact=exact)
         return np.unique(self.positions(found["_rowid"].to_numpy()))
 
     def batches(self, columns: Sequence[str]) -> Generator[tuple[NDArray[np.int64], list[dict[str, Any]]]]:
         """Every row, some at a time and in any order: positions, and for each its columns."""
         with lance_errors(self._root):
-            for batch in self._table.search().with_row_id(True).select(["_rowid", *columns]).limit(None).to_batches():
+            for batch in self._table.batches(columns):
                 yield self.positions(batch["_rowid"].to_numpy()), batch.select(list(columns)).to_pylist()
 
     def scan(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
         """Whole columns, in any order, with `_rowid`."""
         with lance_errors(self._root):
-            return self._scan(columns, where)
-
-    def _scan(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
-        search = self._table.search().with_row_id(True).select(["_rowid", *columns])
-        if where is not None:
-            search = search.where(where)
-        return cast(pa.Table, search.limit(None).to_arrow())
+            return self._table.scan(columns, where)
 
     def _take_unique(self, positions: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        if not len(positions):
+            return pa.schema([self._table.schema.field(name) for name in columns]).empty_table()
+        fresh = self.rows.fresh
+        if fresh is not None and positions[0] >= len(self) - len(fresh) and {*columns} <= {*fresh.column_names}:
+            return fresh.select(list(columns)).take(positions - (len(self) - len(fresh)))
         with lance_errors(self._root):
-            if not len(positions):
-                return pa.schema([self._table.schema.field(name) for name in columns]).empty_table()
-            row_ids = self._row_ids[positions]
-            builder = self._table.take_row_ids([int(i) for i in row_ids]).select(list(columns)).with_row_id()
-            rows = cast(pa.Table, builder.to_arrow())
-        found = rows["_rowid"].to_numpy()
-        order = np.argsort(found)  # Lance promises no order
-        if not np.array_equal(found[order], row_ids):
-            raise StoreDamaged(f"the store at {self._root} has lost {len(row_ids) - len(found)} rows: restore a backup")
-        return rows.drop_columns(["_rowid"]).take(order)
+            rows = self._table.take(self.rows.ids[positions], columns)
+        if len(rows) < len(positions):
+            lost = len(positions) - len(rows)
+            raise StoreDamaged(f"the store at {self._root} has lost {lost} rows: restore a backup")
+        return rows.drop_columns(["_rowid"])
 
     @property
     def _vector_columns(self) -> list[str]:
         return ["vector", "router"] if self.layout.router else ["vector"]
+
+    @property
+    def _sparse_columns(self) -> list[str]:
+        return ["terms", "weights"] if self.layout.terms else []
 
     def _searched(self, rows: pa.Table) -> NDArray[np.float32]:
         parts = [
@@ -220,8 +228,7 @@ class Snapshot:
         matrix = np.empty((len(self), self.layout.width), np.float32)
         filled = 0
         with lance_errors(self._root):
-            search = self._table.search().with_row_id(True).select(["_rowid", *self._vector_columns]).limit(None)
-            for batch in search.to_batches():
+            for batch in self._table.batches(self._vector_columns):
                 matrix[self.positions(batch["_rowid"].to_numpy())] = self._searched(pa.Table.from_batches([batch]))
                 filled += batch.num_rows
         if filled != len(self):
@@ -230,17 +237,12 @@ class Snapshot:
 
     def _exists(self, sql: str) -> bool:
         with lance_errors(self._root):
-            return self._table.search().where(sql).select(["doc_id"]).limit(1).to_arrow().num_rows > 0
+            return self._table.scan([], sql, limit=1).num_rows > 0
 
     def _some_metadata_fields(self) -> list[str]:
         with lance_errors(self._root):
-            rows = self._table.search().select(["metadata"]).limit(1000).to_arrow()
+            rows = self._table.scan(["metadata"], limit=1000)
         return sorted({name for text in rows["metadata"].to_pylist() for name in json.loads(text or "{}")})[:12]
-
-
-def vector_index(table: Table) -> str:
-    """What Lance calls its own index over the vectors of a table; empty where there is none."""
-    return next((index.index_type for index in table.list_indices() if index.columns == ["vector"]), "")
 
 
 def chunk_of(row: dict[str, Any]) -> Chunk:
@@ -251,33 +253,6 @@ def chunk_of(row: dict[str, Any]) -> Chunk:
 def metadata_of(row: dict[str, Any]) -> Metadata:
     """A row's metadata."""
     return cast(Metadata, json.loads(row["metadata"] or "{}"))
-
-
-@contextmanager
-def lance_errors(root: object) -> Generator[None]:
-    """Turn Lance's multi-line errors into one line that says what to do.
-
-    Raises:
-        StoreError: the disk is full.
-        StoreDamaged: any other failure to read or write the tables.
-    """
-    try:
-        yield
-    except (RuntimeError, OSError, ValueError) as error:
-        text = " ".join(str(error).split()).split(", /rustc/")[0]
-        if "No space left" in text or "os error 28" in text:
-            raise StoreError(
-                f"the disk of {root} is full: free some space and run the command again; what was stored is safe"
-            ) from error
-        raise StoreDamaged(
-            f"the store at {root} cannot be read or written ({text[:160]}): restore a backup, "
-            "or index into a new folder"
-        ) from error
-
-
-def _match(query: str) -> MatchQuery:
-    # The stub forgets that the other fields have defaults.
-    return cast(Any, MatchQuery)(query, "words")
 
 
 def _matrix(column: Any) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from .dense import allowed_rows, places_of
+from .dense import DEAD_ROWS, allowed_rows, has_repeats, places_of
 from .postings import Postings, appended, exact_scores
 from .seismic import Segment
 from .snapshot import Snapshot
@@ -83,14 +83,34 @@ class SparseView:
 
 def view_of(snapshot: Snapshot, segments: tuple[Segment, ...], previous: SparseView | None) -> SparseView:
     """Prepare a snapshot for searching; postings in `previous` are not read again."""
+    if previous is not None and previous.segments is segments and (following := _following(previous, snapshot)):
+        return following
     sealed = np.concatenate([np.zeros(0, np.int64), *(segment.keys for segment in segments)])
     wanted = np.flatnonzero(~np.isin(snapshot.keys, sealed))
     tail = previous.tail if previous else ()
     held = np.concatenate([np.zeros(0, np.int64), *(block.keys for block in tail)])
     missing = wanted[~np.isin(snapshot.keys[wanted], held)]
-    if 2 * (len(wanted) - len(missing)) < len(held):
+    if 2 * (len(wanted) - len(missing)) < len(held) or has_repeats(sealed, held):
         tail, missing = (), wanted
     if len(missing):
         tail = appended(tail, snapshot.keys[missing], snapshot.sparse(missing))
     places = tuple(places_of(snapshot, block.keys) for block in (*segments, *tail))
     return SparseView(snapshot, segments, tail, places)
+
+
+def _following(view: SparseView, snapshot: Snapshot) -> SparseView | None:
+    """The view of a later snapshot by what came and went in between; None where that is not known."""
+    moved = snapshot.moved(view.snapshot)
+    if moved is None:
+        return None
+    count = len(view.segments)
+    places = np.concatenate([np.zeros(0, np.int64), *(moved[places] for places in view.places[count:])])
+    if 2 * np.count_nonzero(places < 0) > len(places) + DEAD_ROWS:
+        return None
+    fresh = np.arange(int(moved.max()) + 1, len(snapshot))
+    tail = view.tail
+    if len(fresh):
+        tail = appended(tail, snapshot.keys[fresh], snapshot.sparse(fresh))
+    ends = np.cumsum([len(block) for block in tail])
+    own = np.split(np.concatenate([places, fresh]), ends[:-1]) if len(tail) else []
+    return SparseView(snapshot, view.segments, tail, (*(moved[p] for p in view.places[:count]), *own))

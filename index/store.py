@@ -13,38 +13,33 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 import lancedb
 from lancedb.table import Table
 
-from . import accelerator, copies, generations, lance_ann, lexical, segments
+from . import accelerator, copies, generations, lance_ann, segments
 from .content import content_digest
 from .documents import Chunk, Document
 from .encoder import Encoder
-from .errors import BatchError, StoreDamaged, StoreReadOnly
+from .errors import BatchError, StoreDamaged, StoreReadOnly, lance_errors
+from .files import mark_of
 from .filters import quoted
-from .identity import keep_identity_index
 from .info import dense_status, describe
-from .meta import StoreMeta
+from .meta import META_FILE, StoreMeta
 from .opening import ACCELERATORS, locate, lock_of, model_name
+from .pinned import Tables
 from .place import LANCE, Place, place_of
 from .schema import TABLE, DocumentState, IndexedDocument, rows_of
-from .snapshot import Snapshot, chunk_of, lance_errors, metadata_of
+from .snapshot import Snapshot, chunk_of, metadata_of
+from .upkeep import Upkeep
 from .watch import VersionWatch
 
-# Maintenance that follows a write spares the versions that queries may be in the middle of.
-KEEP_VERSIONS = timedelta(minutes=1)
-# Rows not yet in the full-text index are searched one by one (some 0.04 ms each), and bringing it up to date rewrites
-# a good part of the store: that is done when the rows are this many and this share of all, or the files too many.
-UNINDEXED_ROWS = 64
-UNINDEXED_SHARE = 1 / 500
-SMALL_FRAGMENTS = 100
 DELETE_IDS = 10_000
-# Every version lists all fragments, so a long run of small commits would grow with its square if it never compacted.
-COMPACT_COMMITS = 500
+# So many batches of one writer are looked up in the table before the ids of all its rows are read once.
+ASK_BATCHES = 8
 COPY_SECONDS = 30.0
 T = TypeVar("T")
 # An accelerator is rebuilt once its exact tail and its tombstones together exceed this share of its rows.
@@ -68,14 +63,17 @@ class Store:
         self._lock = lock_of(place)
         self._guard = threading.RLock()
         self._depth = 0
-        self._commits = 0
         self._copied = (-1, 0.0)
         self._one_write = threading.RLock()
         with lance_errors(place):
-            self._database = lancedb.connect(place.tables, read_consistency_interval=timedelta(0))
-            self.table: Table = self._database.open_table(TABLE)
+            self.table: Table = lancedb.connect(place.tables, read_consistency_interval=timedelta(0)).open_table(TABLE)
+            self._tables = Tables(place.tables)
+        self._upkeep = Upkeep(self.table)
         self._watch = VersionWatch(self.root / LANCE / f"{TABLE}.lance")
         self._snapshot: Snapshot | None = None
+        self._seen = ""
+        self._asked = 0
+        self._held: set[int] | None = None
 
     @classmethod
     def open(
@@ -127,20 +125,36 @@ class Store:
     def snapshot(self) -> Snapshot:
         """The newest version; the same object as long as nobody commits."""
         with self._guard:
-            version = self._version() if self.place.remote else self._watch.version(self._version)
-            self._copy_accelerators(version)
-            while self._snapshot is None or self._snapshot.version != version:
-                try:
-                    with lance_errors(self.place):
-                        self._snapshot = Snapshot(
-                            self._database.open_table(TABLE), version, self.place, self.meta.layout, self._snapshot
-                        )
-                except StoreDamaged:
-                    newest = self._version()
-                    if newest == version:
-                        raise
-                    version = newest  # a writer's clean-up was faster
+            if not self.place.remote:
+                self._watch.version(self._take_up)
+            elif self._snapshot is None or self._version() != self._snapshot.version:
+                self._take_up()
+            assert self._snapshot is not None, "taken up the first time"
+            self._copy_accelerators(self._snapshot.version)
             return self._snapshot
+
+    def _take_up(self) -> int:
+        """Make the newest version the snapshot, and return its number."""
+        seen = self._description()  # before the version is known; compared after the next one is
+        tried = 0
+        while True:
+            try:
+                with lance_errors(self.place):
+                    table = self._tables.newest(TABLE)
+                if self._snapshot is None or self._snapshot.version != table.version:
+                    follows = bool(self._seen) and self._seen == self._description()
+                    self._snapshot = Snapshot(table, self.place, self.meta.layout, self._snapshot, follows=follows)
+                    self._seen = seen
+                return table.version
+            except StoreDamaged:
+                newest = self._version()
+                if newest == tried:
+                    raise
+                tried = newest  # a writer's clean-up was faster
+
+    def _description(self) -> str:
+        """What `store.json` looks like: `restore` writes it anew behind its commit. Not asked of a bucket."""
+        return "" if self.place.remote else mark_of(self.root / META_FILE)
 
     def _copy_accelerators(self, version: int) -> None:
         """Fetch what a bucket's writer has built, at once after a commit and otherwise every half a minute."""
@@ -230,11 +244,13 @@ class Store:
         with self._guard:
             if self._depth == 0:
                 self._lock.acquire()
+                self._asked, self._held = 0, None
             self._depth += 1
         try:
             yield self
             if self._depth == 1:
-                self._refresh_indexes()
+                with lance_errors(self.place):
+                    self._upkeep.after_writing()
         finally:
             with self._guard:
                 self._depth -= 1
@@ -252,7 +268,7 @@ class Store:
         if not batch:
             return
         with self._writing():
-            known = self._present([entry.document.doc_id for entry in batch])
+            known = self._perhaps_present([entry.document.doc_id for entry in batch])
             with lance_errors(self.place):
                 if known:
                     merge = self.table.merge_insert("chunk_id").when_matched_update_all()
@@ -260,7 +276,7 @@ class Store:
                     merge.execute(rows)
                 else:
                     self.table.add(rows)
-                self._count_commit()
+                self._upkeep.count_commit()
 
     def delete(self, doc_ids: Iterable[str]) -> int:
         """Remove documents; ids that are not there are passed over. Returns how many were removed."""
@@ -270,7 +286,7 @@ class Store:
             if known:
                 with lance_errors(self.place):
                     self.table.delete(_any_of(known))
-                    self._count_commit()
+                    self._upkeep.count_commit()
             return len(known)
 
     def optimize(self, *, keep: timedelta = timedelta(0)) -> None:
@@ -281,7 +297,7 @@ class Store:
         with self._writing(), lance_errors(self.place):
             # Unverified files are those of commits that never finished; the lock says none is under way. A lease says
             # so less surely, so in a bucket they are left to Lance, which takes them away after a week.
-            self._tidy(max(keep, timedelta(milliseconds=1)), delete_unverified=not self.place.remote)
+            self._upkeep.tidy(max(keep, timedelta(milliseconds=1)), delete_unverified=not self.place.remote)
             generations.sweep(self.dense_folder)
             generations.sweep(self.sparse_folder)
 
@@ -350,30 +366,6 @@ class Store:
                 with self.writer():
                     yield
 
-    def _count_commit(self) -> None:
-        self._commits += 1
-        if self._commits % COMPACT_COMMITS == 0:
-            self._tidy(KEEP_VERSIONS)
-
-    def _tidy(self, keep: timedelta, *, delete_unverified: bool = False) -> None:
-        """Compact and clean up; Lance cannot pass over a named version, so everything since the oldest one stays."""
-        named = {int(tag["version"]) for tag in cast(Any, self.table).tags.list().values()}
-        if named:
-            made = [v["timestamp"] for v in self.table.list_versions() if int(v["version"]) in named]
-            keep = max(keep, datetime.now(made[0].tzinfo) - min(made) + timedelta(minutes=1))
-        keep_identity_index(self.table)
-        self.table.optimize(cleanup_older_than=keep, delete_unverified=delete_unverified)
-
-    def _refresh_indexes(self) -> None:
-        with lance_errors(self.place):
-            unindexed = lexical.unindexed_rows(self.table)
-            if not unindexed:
-                return
-            stats = cast(Any, self.table.stats())
-            many = unindexed >= max(UNINDEXED_ROWS, UNINDEXED_SHARE * stats["num_rows"])
-            if many or stats["fragment_stats"]["num_small_fragments"] >= SMALL_FRAGMENTS:
-                self._tidy(KEEP_VERSIONS)
-
     def _version(self) -> int:
         with lance_errors(self.place):
             return self.table.version
@@ -387,6 +379,21 @@ class Store:
                 rows = self.table.search().where(where).select(["doc_id"]).limit(None).to_arrow()
             found += rows["doc_id"].to_pylist()
         return found
+
+    def _perhaps_present(self, doc_ids: Sequence[str]) -> list[str]:
+        """All of `doc_ids` that are in the newest version, and perhaps some that were there.
+
+        Asking the table reads the ids of all rows it has no index on yet. Who writes many batches keeps the ids' hashes
+        instead, as nobody else writes meanwhile.
+        """
+        self._asked += 1
+        if self._held is None and self._asked > ASK_BATCHES:
+            self._held = set(self.snapshot().rows.documents.tolist())
+        if self._held is None:
+            return self._present(doc_ids)
+        known = [doc_id for doc_id in doc_ids if hash(doc_id) in self._held]
+        self._held.update(map(hash, doc_ids))
+        return known
 
     def _rows(self, doc_id: str, columns: Sequence[str], where: str = "true") -> list[dict[str, Any]]:
         found = self.read(lambda snapshot: snapshot.scan(columns, f"{where} AND {_any_of([doc_id])}")).to_pylist()

@@ -74,7 +74,7 @@ class Views:
         with self._guard:
             sealed, old = self.dense_generation.value(), self._dense
             if old is None or old.snapshot is not snapshot or old.sealed is not sealed:
-                self._dense = old = dense.view_of(snapshot, sealed, old.pool if old else None)
+                self._dense = old = dense.view_of(snapshot, sealed, old)
             return old
 
     def shown(self, snapshot: Snapshot, positions: NDArray[np.int64]) -> list[dict[str, Any]]:

@@ -24,11 +24,10 @@ from ...embedder.errors import DecantError
 from ..batches import BATCH_CHUNKS
 from ..chunking import DEFAULT_CHUNK_TOKENS, Chunker, ChunkSettings
 from ..encoder import Encoder
-from ..errors import ClusterError
+from ..errors import ClusterError, lance_errors
 from ..ingest import IndexProgress, IndexReport, tidied, vanished, walked
 from ..readers.isolated import PARSE_SECONDS
 from ..schema import TABLE
-from ..snapshot import lance_errors
 from ..store import Store
 from ..walk import Failure, Findings
 from .commit import commit

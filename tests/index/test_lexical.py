@@ -5,8 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from decant.index import Searcher, Store
-from decant.index import store as store_module
+from decant.index import Searcher, Store, upkeep
 from decant.index.lexical import content_words, search_text
 from decant.index.testing import HashEncoder, indexed
 
@@ -50,7 +49,7 @@ def test_many_writes_score_as_one_write(tmp_path):
 
 def test_a_small_tail_waits_to_be_indexed_but_is_found(tmp_path):
     with Store.open(tmp_path / "s", encoder=ENCODER, create=True) as store:
-        store.replace(entries(texts(store_module.UNINDEXED_ROWS)))  # enough to be indexed at once
+        store.replace(entries(texts(upkeep.UNINDEXED_ROWS)))  # enough to be indexed at once
         assert store.info()["lexical"]["not_yet_indexed"] == 0
         store.replace([indexed("late", "word3 latecomer\n", ENCODER)])
         assert store.info()["lexical"]["not_yet_indexed"] == 1
@@ -62,7 +61,7 @@ def test_a_small_tail_waits_to_be_indexed_but_is_found(tmp_path):
 
 
 def test_many_files_are_a_reason_to_compact(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "SMALL_FRAGMENTS", 6)
+    monkeypatch.setattr(upkeep, "SMALL_FRAGMENTS", 6)
     with Store.open(tmp_path / "s", encoder=ENCODER, create=True) as store:
         waiting = []
         for number in range(12):
