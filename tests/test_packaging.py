@@ -24,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 FOLDERS = ("embedder", "index", "kernels", "rag", "service")
 MODEL = "decant/embedder/models/decant-mini"
-MODEL_BYTES = 40 << 20
+MODEL_BYTES = 45_000_000
 
 
 def folders_with_code() -> list[str]:

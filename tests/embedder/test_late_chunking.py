@@ -44,7 +44,7 @@ def test_a_chunk_is_the_mean_of_its_tokens_in_the_whole_document(encoder: Encode
             for i, (a, b) in enumerate(encoding.offsets)
             if a < stop + before and b > start + before and not encoding.special_tokens_mask[i]
         ]
-        mean = hidden[inside].mean(0)
+        mean = encoder.head.linears[0](hidden[inside].mean(0)).detach()
         np.testing.assert_allclose(vector, (mean / mean.norm()).numpy(), atol=1e-5)
 
 
@@ -64,7 +64,7 @@ def test_a_long_document_is_read_in_windows_that_hold_every_chunk(encoder: Encod
     for window in windows:
         for number, tokens in window.chunks:
             words = encoder.tokenizer.decode(window.ids[tokens].tolist())
-            assert words.strip().startswith("Sentence") and words.strip().endswith("."), number
+            assert words.strip().lower().startswith("sentence") and words.strip().endswith("."), number
     for window in windows[1:]:
         assert window.chunks[0][1][0] > encoder.max_tokens // 8, "the first chunk of a window has context before it"
     vectors = encoder.encode_chunks(text, spans, batch_tokens=600)
@@ -80,7 +80,7 @@ def test_narrower_vectors(encoder: Encoder) -> None:
 @pytest.mark.parametrize(
     ("spans", "why"),
     [
-        ([(0, 5), (3, 3)], "holds no token"),
+        ([(0, 5), (6, 7)], "holds no token"),
         ([(40, 50), (0, 5)], "in the order"),
         ([(0, 100000)], "make it smaller"),
     ],

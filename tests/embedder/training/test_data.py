@@ -8,8 +8,9 @@ from decant.embedder.training.natural_pairs import natural_pairs, passages
 from decant.embedder.training.overlap import NgramSet
 from decant.embedder.training.pairs import PairSet, hold_out
 from decant.embedder.training.ragged import Ragged
+from decant.embedder.training.recipe import TokenizerRecipe
 from decant.embedder.training.sources import DataError, data_root, read_pairs
-from decant.embedder.training.tokenizer import build_tokenizer
+from decant.embedder.training.tokenizer import build_tokenizer, train_tokenizer, training_texts
 
 
 def test_ngrams_are_found_across_case_and_punctuation_and_only_then():
@@ -84,10 +85,9 @@ def test_pretokeniser_splits_identifiers_and_keeps_every_character():
         assert piece in pieces
 
 
-def test_tokenizer_adds_bos_gives_offsets_and_restores_the_text(finished_run):
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(finished_run.folder / "tokenizer")
+def test_tokenizer_adds_bos_gives_offsets_and_restores_the_text(data_folder):
+    recipe = TokenizerRecipe(vocab_size=420, sources={"ask": 10_000, "notes": 10_000})
+    tokenizer = train_tokenizer(training_texts(data_folder, recipe.sources, 0), recipe)
     text = "River bank: the Ünïted flow\n  of bread 🥖"
     encoded = tokenizer(text, return_offsets_mapping=True)
     assert encoded.input_ids[0] == tokenizer.bos_token_id

@@ -29,7 +29,7 @@ from decant.rag.reader.model import ReaderConfig, SpanReader
 from decant.rag.reader.moving import move
 from decant.rag.reader.recipe import ReaderRecipe
 from decant.rag.reader.training import Trainer
-from decant.rag.reader.traits import token_traits
+from decant.rag.reader.traits import BEGINS, CAPITAL, STOP, token_traits
 from decant.rag.states import States, encode_states
 
 CONFIG = ReaderConfig(hidden=12, vocabulary=50, width=16)
@@ -201,6 +201,11 @@ def test_articles_are_held_out_whole_and_wrong_passages_are_near_ones_of_the_sam
 
 def test_a_passage_without_the_sentence_that_answers(mini, data, tmp_path):
     trainer = Trainer(mini, data, tmp_path / "r", RECIPE)
+    asked = Asked(0, int(trainer.questions.passage_of[0]), answers=False, cut=True)
+    assert trainer.reading(asked) is None, "lower-case tokens tell no sentences apart: nothing is left, nothing learned"
+    tokens = [trainer.encoder.tokenizer.token_to_id(token) for token in (".", "the")]
+    trainer.traits[tokens[0], STOP] = True
+    trainer.traits[tokens[1], [BEGINS, CAPITAL]] = True
     for question in range(10):
         passage = int(trainer.questions.passage_of[question])
         states, none = trainer.reading(Asked(question, passage, answers=False, cut=True))
