@@ -8,12 +8,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ...kernels.attention import register
@@ -133,11 +133,13 @@ class Run:
 
     def _distil(self, recipe: DistilRecipe, folder: Path) -> None:
         device = choose_device(self.device)
-        pairs, model = PairSet.load(self._result("pairs")), self._model("inherit").to(device)
+        pairs, model = PairSet.load(self._result("pairs")), self._model("inherit")
+        cast(nn.Module, model).to(device)
         _, rows = inherited_tokenizer(self.teacher())
         teacher = TokenTeacher.load(self.teacher(), rows, str(device))
         train_distil(model, teacher, self._axes().to(device), pairs, recipe, folder, self.report)
-        model.to("cpu").save_pretrained(folder / "model")
+        cast(nn.Module, model).to("cpu")
+        model.save_pretrained(folder / "model")
         self._write_dev_scores(model, pairs, folder)
 
     def _write_dev_scores(self, model: LlamaForCausalLM, pairs: PairSet, folder: Path) -> None:

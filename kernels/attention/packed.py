@@ -75,8 +75,8 @@ def packed_attention(
     # Split and joined at once: a slice a run would cost its gradient a tensor of the whole batch's size.
     sizes = [count * length for _, count, length in layout.runs]
     sizes.append(total - sum(sizes))
-    parts = zip(*(x.split(sizes, 1) for x in (query, key, value)), strict=True)
-    blocks = [attend(*part, count, length) for part, (_, count, length) in zip(parts, layout.runs, strict=False)]
+    parts = zip(query.split(sizes, 1), key.split(sizes, 1), value.split(sizes, 1), strict=True)
+    blocks = [attend(q, k, v, count, length) for (q, k, v), (_, count, length) in zip(parts, layout.runs, strict=False)]
     return torch.cat([*blocks, query.new_zeros(sizes[-1], heads, value.shape[-1])])
 
 
