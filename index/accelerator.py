@@ -179,7 +179,7 @@ def load(root: Path, fingerprint: str, dimension: int) -> Accelerator | None:
     manifest = read_manifest(root)
     if manifest is None:
         return None
-    paths = verified(root, manifest, fingerprint)
+    paths = verified(root, manifest, fingerprint, trust_stamps=True)
     try:
         vectors = np.asarray(np.load(paths[VECTORS_FILE], mmap_mode="r"))
         keys = np.load(paths[KEYS_FILE])

@@ -94,6 +94,15 @@ def table_schema(layout: Layout) -> pa.Schema:
     return pa.schema(fields)
 
 
+def describes(layout: Layout, schema: pa.Schema) -> bool:
+    """Whether a table with these columns holds what a layout says; of sparse vectors only that there are some."""
+    wanted = table_schema(layout)
+    vectors = [name for name in ("vector", "router") if name in wanted.names]
+    return set(wanted.names) == set(schema.names) and all(
+        wanted.field(name).type == schema.field(name).type for name in vectors
+    )
+
+
 def chunk_id(chunk: Chunk) -> str:
     """The chunk's stable name: 32 hex digits of its document, place and text."""
     digest = hashlib.blake2b(digest_size=ID_BYTES)

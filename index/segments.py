@@ -75,7 +75,7 @@ def load(root: Path, fingerprint: str, terms: int) -> tuple[Segment, ...]:
         return ()
     if why := missing():
         raise UnusableGeneration(why)
-    paths = verified(root, manifest, fingerprint)
+    paths = verified(root, manifest, fingerprint, trust_stamps=True)
     try:
         return tuple(load_segment(paths, number, terms) for number in range(int(manifest.facts["segments"])))
     except (KeyError, OSError, ValueError, RuntimeError) as error:

@@ -25,21 +25,16 @@ from .content import content_digest
 from .documents import Chunk, Document
 from .encoder import Encoder
 from .errors import BatchError, StoreDamaged, StoreReadOnly, lance_errors
-from .files import mark_of
-from .filters import quoted
+from .follow import Follower
 from .info import dense_status, describe
 from .meta import META_FILE, StoreMeta
 from .opening import ACCELERATORS, locate, lock_of, model_name
-from .pinned import Tables
-from .place import LANCE, Place, place_of
-from .schema import TABLE, DocumentState, IndexedDocument, rows_of
+from .place import Place, place_of
+from .present import Present, any_of
+from .schema import TABLE, DocumentState, IndexedDocument, describes, rows_of
 from .snapshot import Snapshot, chunk_of, metadata_of
 from .upkeep import Upkeep
-from .watch import VersionWatch
 
-DELETE_IDS = 10_000
-# So many batches of one writer are looked up in the table before the ids of all its rows are read once.
-ASK_BATCHES = 8
 COPY_SECONDS = 30.0
 T = TypeVar("T")
 # An accelerator is rebuilt once its exact tail and its tombstones together exceed this share of its rows.
@@ -67,13 +62,15 @@ class Store:
         self._one_write = threading.RLock()
         with lance_errors(place):
             self.table: Table = lancedb.connect(place.tables, read_consistency_interval=timedelta(0)).open_table(TABLE)
-            self._tables = Tables(place.tables)
+            described = describes(meta.layout, self.table.schema)
+        if not described:
+            raise StoreDamaged(
+                f"{place}/{META_FILE} does not describe the tables beside it: restore it from a backup, or index into "
+                "a new folder"
+            )
+        self._follower = Follower(place, meta.layout, self._version)
         self._upkeep = Upkeep(self.table)
-        self._watch = VersionWatch(self.root / LANCE / f"{TABLE}.lance")
-        self._snapshot: Snapshot | None = None
-        self._seen = ""
-        self._asked = 0
-        self._held: set[int] | None = None
+        self._present = Present(self.table, self.snapshot)
 
     @classmethod
     def open(
@@ -124,37 +121,9 @@ class Store:
 
     def snapshot(self) -> Snapshot:
         """The newest version; the same object as long as nobody commits."""
-        with self._guard:
-            if not self.place.remote:
-                self._watch.version(self._take_up)
-            elif self._snapshot is None or self._version() != self._snapshot.version:
-                self._take_up()
-            assert self._snapshot is not None, "taken up the first time"
-            self._copy_accelerators(self._snapshot.version)
-            return self._snapshot
-
-    def _take_up(self) -> int:
-        """Make the newest version the snapshot, and return its number."""
-        seen = self._description()  # before the version is known; compared after the next one is
-        tried = 0
-        while True:
-            try:
-                with lance_errors(self.place):
-                    table = self._tables.newest(TABLE)
-                if self._snapshot is None or self._snapshot.version != table.version:
-                    follows = bool(self._seen) and self._seen == self._description()
-                    self._snapshot = Snapshot(table, self.place, self.meta.layout, self._snapshot, follows=follows)
-                    self._seen = seen
-                return table.version
-            except StoreDamaged:
-                newest = self._version()
-                if newest == tried:
-                    raise
-                tried = newest  # a writer's clean-up was faster
-
-    def _description(self) -> str:
-        """What `store.json` looks like: `restore` writes it anew behind its commit. Not asked of a bucket."""
-        return "" if self.place.remote else mark_of(self.root / META_FILE)
+        found = self._follower.snapshot()
+        self._copy_accelerators(found.version)
+        return found
 
     def _copy_accelerators(self, version: int) -> None:
         """Fetch what a bucket's writer has built, at once after a commit and otherwise every half a minute."""
@@ -168,15 +137,7 @@ class Store:
 
     def read(self, run: Callable[[Snapshot], T]) -> T:
         """Call `run` with the newest version; with a newer one again if a writer's clean-up removed its files."""
-        snapshot = self.snapshot()
-        while True:
-            try:
-                return run(snapshot)
-            except StoreDamaged:
-                newest = self.snapshot()
-                if newest.version == snapshot.version:
-                    raise
-                snapshot = newest
+        return self._follower.read(run, self.snapshot)
 
     def documents(self) -> Mapping[str, DocumentState]:
         """Every indexed document by doc_id."""
@@ -193,7 +154,7 @@ class Store:
 
     def media(self, doc_ids: Sequence[str]) -> dict[str, str]:
         """What kind of text each document is, see `Document.media`; one that is not there is left out."""
-        rows = self.read(lambda snapshot: snapshot.scan(["doc_id", "media"], f"ordinal = 0 AND {_any_of(doc_ids)}"))
+        rows = self.read(lambda snapshot: snapshot.scan(["doc_id", "media"], f"ordinal = 0 AND {any_of(doc_ids)}"))
         return dict(zip(rows["doc_id"].to_pylist(), rows["media"].to_pylist(), strict=True))
 
     def text(self, doc_id: str) -> str:
@@ -244,7 +205,6 @@ class Store:
         with self._guard:
             if self._depth == 0:
                 self._lock.acquire()
-                self._asked, self._held = 0, None
             self._depth += 1
         try:
             yield self
@@ -268,25 +228,26 @@ class Store:
         if not batch:
             return
         with self._writing():
-            known = self._perhaps_present([entry.document.doc_id for entry in batch])
+            doc_ids = [entry.document.doc_id for entry in batch]
             with lance_errors(self.place):
+                known = self._present.perhaps_among(doc_ids)
                 if known:
                     merge = self.table.merge_insert("chunk_id").when_matched_update_all()
-                    merge = merge.when_not_matched_insert_all().when_not_matched_by_source_delete(_any_of(known))
+                    merge = merge.when_not_matched_insert_all().when_not_matched_by_source_delete(any_of(known))
                     merge.execute(rows)
                 else:
                     self.table.add(rows)
                 self._upkeep.count_commit()
+                self._present.committed(doc_ids)
 
     def delete(self, doc_ids: Iterable[str]) -> int:
         """Remove documents; ids that are not there are passed over. Returns how many were removed."""
-        wanted = sorted(set(doc_ids))
-        with self._writing():
-            known = self._present(wanted)
+        with self._writing(), lance_errors(self.place):
+            known = self._present.among(sorted(set(doc_ids)))
             if known:
-                with lance_errors(self.place):
-                    self.table.delete(_any_of(known))
-                    self._upkeep.count_commit()
+                self.table.delete(any_of(known))
+                self._upkeep.count_commit()
+                self._present.committed(())
             return len(known)
 
     def optimize(self, *, keep: timedelta = timedelta(0)) -> None:
@@ -370,33 +331,8 @@ class Store:
         with lance_errors(self.place):
             return self.table.version
 
-    def _present(self, doc_ids: Sequence[str]) -> list[str]:
-        """Those of `doc_ids` that are in the newest version."""
-        found: list[str] = []
-        for start in range(0, len(doc_ids), DELETE_IDS):
-            where = f"ordinal = 0 AND {_any_of(doc_ids[start : start + DELETE_IDS])}"
-            with lance_errors(self.place):
-                rows = self.table.search().where(where).select(["doc_id"]).limit(None).to_arrow()
-            found += rows["doc_id"].to_pylist()
-        return found
-
-    def _perhaps_present(self, doc_ids: Sequence[str]) -> list[str]:
-        """All of `doc_ids` that are in the newest version, and perhaps some that were there.
-
-        Asking the table reads the ids of all rows it has no index on yet. Who writes many batches keeps the ids' hashes
-        instead, as nobody else writes meanwhile.
-        """
-        self._asked += 1
-        if self._held is None and self._asked > ASK_BATCHES:
-            self._held = set(self.snapshot().rows.documents.tolist())
-        if self._held is None:
-            return self._present(doc_ids)
-        known = [doc_id for doc_id in doc_ids if hash(doc_id) in self._held]
-        self._held.update(map(hash, doc_ids))
-        return known
-
     def _rows(self, doc_id: str, columns: Sequence[str], where: str = "true") -> list[dict[str, Any]]:
-        found = self.read(lambda snapshot: snapshot.scan(columns, f"{where} AND {_any_of([doc_id])}")).to_pylist()
+        found = self.read(lambda snapshot: snapshot.scan(columns, f"{where} AND {any_of([doc_id])}")).to_pylist()
         if not found:
             raise KeyError(doc_id)
         return cast(list[dict[str, Any]], found)
@@ -405,7 +341,3 @@ class Store:
 def _fresh(status: Mapping[str, Any]) -> bool:
     """Whether an accelerator's exact tail and tombstones are still a small part of it."""
     return status["exact_tail"] + status["tombstones"] <= REBUILD_FRACTION * status["covered"]
-
-
-def _any_of(doc_ids: Sequence[str]) -> str:
-    return f"doc_id IN ({', '.join(map(quoted, doc_ids))})"

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from decant.index import Chunk, Document, IndexedDocument, Searcher, Store, accelerator
+from decant.index import Chunk, Document, IndexedDocument, Searcher, Store, accelerator, generations
 from decant.index.accelerator import Accelerator, choose_kind
 from decant.index.errors import QueryError
 from decant.index.generations import MANIFEST, UnusableGeneration, publish, read_manifest, verified
@@ -258,6 +258,23 @@ def test_a_damaged_accelerator_is_never_loaded_and_the_reason_is_told(changed, m
     assert reason in searcher.dense_reason and reason in caplog.text
     status = changed.info()["dense"]
     assert status["search"] == "exact" and reason in status["reason"]
+
+
+def test_files_that_nobody_touched_are_believed_at_a_start_and_read_for_information(changed, monkeypatch):
+    digest, read = generations._digest, []
+    monkeypatch.setattr(generations, "_digest", lambda path: read.append(path.name) or digest(path))
+    searcher = Searcher(changed, ENCODER)
+    searcher.search_vectors(vectors(1, 1))
+    assert searcher.view(changed.snapshot()).sealed is not None and not read
+    assert changed.info()["dense"]["search"] == "hnsw" and "index.faiss" in read
+    read.clear()
+    [file] = changed.dense_folder.glob("g-*/keys.npy")
+    copy = file.read_bytes()
+    file.unlink()
+    file.write_bytes(copy)
+    again = Searcher(changed, ENCODER)
+    again.search_vectors(vectors(1, 1))
+    assert again.view(changed.snapshot()).sealed is not None and read == ["keys.npy"]
 
 
 def test_building_again_repairs_a_damaged_accelerator(changed, caplog):

@@ -131,6 +131,16 @@ def test_damaged_metadata_is_said_to_be(tmp_path, content):
     one_line(caught, "store.json", "backup")
 
 
+@pytest.mark.parametrize("changes", [{"dimension": 8}, {"terms": 100}, {"router": 4}])
+def test_a_description_of_other_tables_is_refused(tmp_path, changes):
+    make(tmp_path / "s")
+    edit_meta(tmp_path / "s", **changes)
+    for options in ({}, {"read_only": True}, {"encoder": ENCODER, "create": True}):
+        with pytest.raises(StoreDamaged) as caught:
+            Store.open(tmp_path / "s", **options)
+        one_line(caught, "store.json does not describe the tables", "backup")
+
+
 def test_lost_tables_are_said_to_be(tmp_path):
     make(tmp_path / "s")
     shutil.rmtree(tmp_path / "s" / "lance")

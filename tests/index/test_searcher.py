@@ -215,8 +215,8 @@ def test_a_version_that_vanishes_before_it_is_read_is_passed_over(store, monkeyp
     old = store.snapshot().version
     with Store.open(store.root, encoder=ENCODER) as other, Store.open(store.root) as reader:
         other.replace([indexed("z", "a zebra\n", ENCODER)])
-        answers = iter([Gone(old), reader._tables.newest(TABLE)])
-        monkeypatch.setattr(reader._tables, "newest", lambda name: next(answers))
+        answers = iter([Gone(old), reader._follower.tables.newest(TABLE)])
+        monkeypatch.setattr(reader._follower.tables, "newest", lambda name: next(answers))
         assert reader.text("z") == "a zebra\n"
 
 
