@@ -14,7 +14,8 @@ from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import __version__ as version
 
 from ..kernels.attention import ATTENTION_NAME, PackedLayout, register
 from ..kernels.dispatch import choose
@@ -311,6 +312,10 @@ def load_config(folder: Path) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
+        if (family := raw.get("model_type")) and family not in CONFIG_MAPPING:
+            raise UnsupportedModelError(
+                f"{file}: model_type {family!r} is no architecture that transformers {version} knows"
+            ) from error
         raise ModelError(f"no usable model configuration in {folder}: {str(error).splitlines()[0]}") from error
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -20,34 +18,29 @@ from . import calibration
 from .backbone import Backbone
 from .calibration import Calibration
 from .embeddings import Embeddings
-from .errors import InputError, ModelError
 from .examples import ExampleIndex, check_examples, tokenize_each
 from .fingerprint import fingerprint
 from .formats.folder import ModelFiles, resolve
-from .forwards import represent, token_vectors
-from .head import Head
-from .lm_head import LmHead
+from .forwards import token_vectors
 from .loading import load_parts
-from .router import RouterHead
-from .sparse import SparseHead, explain
-from .spec import EncoderSpec, Pooling
+from .sparse import explain
+from .spec import EncoderSpec
+from .token_encoder import TokenEncoder
 from .tokenization import TextTokenizer, TokenizedTexts, Truncate
+from .windows import encoded_windows
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "decant-mini"
 
-# Measured with decant-mini on one core: 2,048 to 8,192 tokens are alike, 1,024 and 16,384 are a tenth slower.
-BATCH_TOKENS_CPU = 4096
-BATCH_TOKENS_GPU = 32768
-# Texts tokenised and sorted together; bounds the memory of a stream.
-WINDOW_TEXTS = 4096
+Around = tuple[str, str | None, Sequence[tuple[str, str]], Truncate]
+"""What `Encoder.tokenize` takes besides texts: kind, instruction, examples, truncation."""
 
 
-class Encoder:
+class Encoder(TokenEncoder):
     """A decoder turned into a text encoder; safe to share between threads.
 
     Attributes:
         path: the folder it came from.
-        spec: everything besides the weights that influences a vector.
+        example_index: examples saved with the model, from which a query gets its own; None where it has none.
     """
 
     def __init__(
@@ -59,32 +52,17 @@ class Encoder:
         calibrations: Mapping[str, Calibration],
         examples: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Put the heads that the spec asks for on a loaded backbone; use `Encoder.load`.
+        """Put heads and examples on a loaded backbone; use `Encoder.load`.
 
         Raises:
-            ModelError: if a head's weights are missing or do not fit.
+            ModelError: if a head's weights are missing or do not fit, or examples are missing.
         """
-        spec = files.spec
+        super().__init__(files, backbone, tokenizer, calibrations)
         self.path = path
-        self.spec = spec
-        self.backbone = backbone
-        self.text_tokenizer = tokenizer
-        self.calibrations = dict(calibrations)
         self._files = files
-        self.head = Head(spec, backbone.hidden_size)
-        self.head.load_dense(files.dense)
-        self.head.load_latent(files.latent, backbone.dtype)
-        self.head.load_calibration(calibrations.get("dense"))
-        self.head.to(backbone.device).eval().requires_grad_(False)
-        self.sparse_head: SparseHead | None = None
-        if spec.sparse:
-            lm_head = LmHead.load(files.lm_head or files.backbone, backbone)
-            special = tokenizer.source.all_special_ids
-            self.sparse_head = SparseHead(spec.sparse, lm_head, special, tokenizer.vocabulary_size)
-        self.router_head = RouterHead(spec.router, backbone, calibrations.get("router")) if spec.router else None
         self.example_index: ExampleIndex | None = None
-        if spec.retrieved_examples:
-            self.example_index = ExampleIndex(check_examples(examples), spec.retrieved_examples, self._without_examples)
+        if retrieved := self.spec.retrieved_examples:
+            self.example_index = ExampleIndex(check_examples(examples), retrieved, self._without_examples)
 
     @classmethod
     def load(
@@ -129,39 +107,16 @@ class Encoder:
         return encoder
 
     @property
-    def dimension(self) -> int:
-        """Width of a dense vector when none is asked for; 0 where the model makes none."""
-        return self.head.width(None)
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest text, prompt and special tokens included."""
-        return self.spec.max_tokens
-
-    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, without padding or truncation; do not change it."""
         return self.text_tokenizer.backend
 
-    @property
-    def batch_tokens(self) -> int:
-        """Token budget of one forward where none is asked for."""
-        return BATCH_TOKENS_GPU if self.backbone.device.type == "cuda" else BATCH_TOKENS_CPU
-
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of spec and weights; reads every byte of the model once."""
-        return self._fingerprint
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        files = self._files
-        apart = [place for place in (files.latent, files.lm_head) if place and place != files.backbone]
-        heads = [file for place in apart for file in sorted(place.glob("*.safetensors"))]
-        folders = [files.backbone, *files.adapters, files.tokenizer]
         measured = calibration.digest(self.calibrations) if self.calibrations else b""
         measured += self.example_index.digest() if self.example_index else b""
-        return fingerprint(files.spec, folders, [*files.dense, *heads], measured)
+        return fingerprint(self._files.spec, *self._files.weights(), measured)
 
     def encode(
         self,
@@ -196,10 +151,9 @@ class Encoder:
             InputError: for a text or an option that cannot be honoured, naming it.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        outputs = self._wanted(outputs)
-        self._check(kind, instruction, examples, outputs, dimensions)
         around = (kind, instruction, examples, truncate)
         if not texts:
+            outputs = self._checked(kind, instruction, examples, outputs, dimensions)
             return self.represent(self.tokenize([], *around), outputs, dimensions=dimensions)
         return Embeddings.concatenate(list(self._windows(texts, around, outputs, dimensions, batch_tokens)))
 
@@ -216,10 +170,7 @@ class Encoder:
         batch_tokens: int | None = None,
     ) -> Iterator[Embeddings]:
         """Encode any number of texts in constant memory: parts in input order, arguments as in `encode`."""
-        outputs = self._wanted(outputs)
-        self._check(kind, instruction, examples, outputs, dimensions)
-        around = (kind, instruction, examples, truncate)
-        yield from self._windows(texts, around, outputs, dimensions, batch_tokens)
+        yield from self._windows(texts, (kind, instruction, examples, truncate), outputs, dimensions, batch_tokens)
 
     def encode_chunks(
         self,
@@ -276,73 +227,6 @@ class Encoder:
         """
         return token_vectors(self, texts, kind, truncate, batch_tokens)
 
-    def save(self, folder: str | Path) -> None:
-        """Save as a folder that Decant loads to the same bytes and plain `SentenceTransformer` loads to agree.
-
-        Raises:
-            ModelError: if the folder exists and is not empty, or cannot be written.
-        """
-        from .saving import save_encoder
-
-        save_encoder(self, Path(folder))
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The representations this model offers: some of `dense`, `sparse` and `router`."""
-        offered = {
-            "dense": self.spec.pooling is not Pooling.NONE,
-            "sparse": self.sparse_head is not None,
-            "router": self.router_head is not None,
-        }
-        return tuple(name for name, there in offered.items() if there)
-
-    def _wanted(self, outputs: Sequence[str] | None) -> tuple[str, ...]:
-        if outputs is not None:
-            return tuple(outputs)
-        return ("dense",) if "dense" in self.outputs else self.outputs
-
-    def _check(
-        self,
-        kind: str,
-        instruction: str | None,
-        examples: Sequence[tuple[str, str]],
-        outputs: Sequence[str],
-        dimensions: int | None,
-    ) -> None:
-        """Refuse what cannot be honoured before any text is read."""
-        self._refuse_missing(outputs)
-        self.head.width(dimensions)
-        self.spec.template(kind, instruction, examples)
-
-    def _refuse_missing(self, outputs: Sequence[str]) -> None:
-        offered = self.outputs
-        if not outputs or set(outputs) - set(offered):
-            wanted = ", ".join(sorted(set(outputs) - set(offered))) or "nothing"
-            raise InputError(f"this model offers {' and '.join(offered)} vectors, not {wanted}")
-
-    def _windows(
-        self,
-        texts: Iterable[str],
-        around: tuple[str, str | None, Sequence[tuple[str, str]], Truncate],
-        outputs: Sequence[str],
-        dimensions: int | None,
-        batch_tokens: int | None,
-    ) -> Iterator[Embeddings]:
-        """Encode window by window; while one is computed, the next is read and tokenised."""
-        rest, start = iter(texts), 0
-        with ThreadPoolExecutor(1, "decant-tokenize") as beside:
-            window = list(islice(rest, WINDOW_TEXTS))
-            tokenized = self.tokenize(window, *around) if window else None
-            while tokenized is not None:
-                following, first = list(islice(rest, WINDOW_TEXTS)), start + len(window)
-                coming = beside.submit(self.tokenize, following, *around, first=first) if following else None
-                result = self.represent(tokenized, outputs, dimensions=dimensions, batch_tokens=batch_tokens)
-                _refuse_broken(result, start)
-                yield result
-                del result
-                window, start = following, first
-                tokenized = coming.result() if coming else None
-
     def tokenize(
         self,
         texts: Sequence[str],
@@ -372,49 +256,6 @@ class Encoder:
         found = (self.example_index.for_query(text) for text in texts)
         return tokenize_each(self.text_tokenizer, self.spec, texts, found, (kind, instruction, truncate), first)
 
-    def _without_examples(self, texts: list[str]) -> NDArray[np.float32]:
-        kinds = [kind for kind in self.spec.prompts if self.spec.retrieves(kind)]
-        return self.encode_tokens(self.text_tokenizer(texts, self.spec.template(kinds[0])))
-
-    def represent(
-        self,
-        tokenized: TokenizedTexts,
-        outputs: Sequence[str] = ("dense",),
-        *,
-        dimensions: int | None = None,
-        batch_tokens: int | None = None,
-        normalize: bool | None = None,
-    ) -> Embeddings:
-        """Turn token ids into every representation asked for, from one forward; row i from `tokenized.ids[i]`.
-
-        Args:
-            tokenized: N texts.
-            outputs: some of `Encoder.outputs`.
-            dimensions: as in `encode`.
-            batch_tokens: as in `encode`.
-            normalize: overrules what the spec says of dense vectors.
-
-        Raises:
-            InputError: for an output the model does not offer.
-        """
-        self._refuse_missing(outputs)
-        return represent(
-            self, tokenized, outputs, dimensions=dimensions, batch_tokens=batch_tokens, normalize=normalize
-        )
-
-    def encode_tokens(
-        self,
-        tokenized: TokenizedTexts,
-        *,
-        dimensions: int | None = None,
-        batch_tokens: int | None = None,
-        normalize: bool | None = None,
-    ) -> NDArray[np.float32]:
-        """Turn token ids into dense vectors, (N, D) float32; arguments as in `represent`."""
-        result = self.represent(tokenized, dimensions=dimensions, batch_tokens=batch_tokens, normalize=normalize)
-        assert result.dense is not None
-        return result.dense
-
     def calibrated(self, texts: Iterable[str], *, kind: str = "document") -> Self:
         """Return this encoder with router vectors, and dense ones beside them, standardised by what `texts` give.
 
@@ -440,9 +281,48 @@ class Encoder:
         """Return the terms of `Embeddings.sparse` as people read them, heaviest first, `top` per text at most."""
         return explain(sparse, self.tokenizer, top)
 
+    def save(self, folder: str | Path) -> None:
+        """Save as a folder that Decant loads to the same bytes and plain `SentenceTransformer` loads to agree.
 
-def _refuse_broken(result: Embeddings, first: int) -> None:
-    for vectors in (result.dense, result.router):
-        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)) if vectors is not None else []
-        if len(bad):
-            raise ModelError(f"text {first + bad[0]} gave a vector with NaN or infinity: try dtype=float32")
+        Raises:
+            ModelError: if the folder exists and is not empty, or cannot be written.
+        """
+        from .saving import save_encoder
+
+        save_encoder(self, Path(folder))
+
+    def _without_examples(self, texts: list[str]) -> NDArray[np.float32]:
+        kinds = [kind for kind in self.spec.prompts if self.spec.retrieves(kind)]
+        return self.encode_tokens(self.text_tokenizer(texts, self.spec.template(kinds[0])))
+
+    def _windows(
+        self,
+        texts: Iterable[str],
+        around: Around,
+        outputs: Sequence[str] | None,
+        dimensions: int | None,
+        batch_tokens: int | None,
+    ) -> Iterator[Embeddings]:
+        kind, instruction, examples, _ = around
+        wanted = self._checked(kind, instruction, examples, outputs, dimensions)
+        return encoded_windows(
+            texts,
+            lambda window, first: self.tokenize(window, *around, first=first),
+            lambda tokenized: self.represent(tokenized, wanted, dimensions=dimensions, batch_tokens=batch_tokens),
+        )
+
+    def _checked(
+        self,
+        kind: str,
+        instruction: str | None,
+        examples: Sequence[tuple[str, str]],
+        outputs: Sequence[str] | None,
+        dimensions: int | None,
+    ) -> Sequence[str]:
+        """Return the representations wanted; refuse what cannot be honoured before any text is read."""
+        if outputs is None:
+            outputs = ("dense",) if "dense" in self.outputs else self.outputs
+        self.refuse_missing(outputs)
+        self.head.width(dimensions)
+        self.spec.template(kind, instruction, examples)
+        return outputs

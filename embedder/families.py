@@ -76,6 +76,14 @@ NOT_PACKED: dict[str, str] = {
 # their texts get one padding token, which nobody sees.
 NEEDS_PADDING: frozenset[str] = frozenset(("mpt", "modernbert-decoder"))
 
+# Families that sentence-transformers, or whoever runs the stock class with its default attention, cannot run as a
+# bidirectional encoder, and why: the saved folder leads it to Decant.
+NOT_PLAIN: dict[str, str] = {
+    "nemotron": "its attention is causal wherever a batch has no padding",
+    "stablelm": "its attention is causal wherever a batch has no padding",
+    "mpt": "it fails wherever a batch has no padding",
+}
+
 # Families that hand attention a bidirectional window one wider than their mask's, for flash-attention takes one off.
 WINDOW_ONE_WIDER: frozenset[str] = frozenset(("modernbert",))
 

@@ -1,6 +1,6 @@
 """From token ids to representations: packed forwards of the backbone, and the heads that read them.
 
-`Encoder` is the way in; what stands here takes it as its first argument.
+`TokenEncoder` is the way in; what stands here takes it as its first argument.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from .transfer import Rows, sent
 
 if TYPE_CHECKING:
     from .encoder import Encoder
+    from .token_encoder import TokenEncoder
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Forward:
 
 
 def forwards(
-    encoder: Encoder, tokenized: TokenizedTexts, batch_tokens: int | None, listener: RouterHead | None = None
+    encoder: TokenEncoder, tokenized: TokenizedTexts, batch_tokens: int | None, listener: RouterHead | None = None
 ) -> Iterator[Forward]:
     """Read all texts, packed by length under a budget of tokens; the order is the packing's."""
     for texts, ids, layout, keep in token_batches(encoder, tokenized, batch_tokens):
@@ -61,7 +62,7 @@ def forwards(
 
 
 def token_batches(
-    encoder: Encoder, tokenized: TokenizedTexts, batch_tokens: int | None
+    encoder: TokenEncoder, tokenized: TokenizedTexts, batch_tokens: int | None
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, PackedLayout, Tensor | None]]:
     """Pack all texts by length under a budget of tokens: which texts, their ids, where they lie, what to pool.
 
@@ -83,7 +84,7 @@ def token_batches(
 
 @torch.inference_mode()
 def represent(
-    encoder: Encoder,
+    encoder: TokenEncoder,
     tokenized: TokenizedTexts,
     outputs: Sequence[str],
     *,
@@ -91,7 +92,7 @@ def represent(
     batch_tokens: int | None = None,
     normalize: bool | None = None,
 ) -> Embeddings:
-    """Return every representation asked for; see `Encoder.represent`, which has checked the outputs."""
+    """Return every representation asked for; see `TokenEncoder.represent`, which has checked the outputs."""
     count, head = len(tokenized.ids), encoder.head
     device = encoder.backbone.device
     dense = Rows(count, head.width(dimensions), device) if "dense" in outputs else None

@@ -18,12 +18,14 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from . import calibration
+from .backbone import model_type
 from .errors import ModelError
 from .examples import write_examples
+from .families import NOT_PLAIN
 from .formats import sentence_transformers, sparse_encoder
 from .formats.folder import CALIBRATION_FOLDER, EXAMPLES_FILE, LATENT_FOLDER
 from .masked_head import HeadTransform
-from .spec import EncoderSpec, Pooling, PromptSpan
+from .spec import Attention, EncoderSpec, Pooling, PromptSpan
 from .tokenization import TextTokenizer
 
 if TYPE_CHECKING:
@@ -94,6 +96,14 @@ def _counting_differs(tokenizer: TextTokenizer, spec: EncoderSpec) -> str | None
     return None
 
 
+def _read_otherwise(encoder: Encoder) -> str | None:
+    """Say so where transformers' default attention does not make of the model what the spec says."""
+    family = model_type(encoder.backbone.config)
+    if encoder.spec.attention is Attention.BIDIRECTIONAL and family in NOT_PLAIN:
+        return f"{family} is not bidirectional there: {NOT_PLAIN[family]}"
+    return None
+
+
 def whole_model(encoder: Encoder) -> PreTrainedModel:
     """Return the backbone, under the language-model head that a sparse head needs; no weight is copied.
 
@@ -127,6 +137,7 @@ def _save_modules(encoder: Encoder, folder: Path) -> None:
         reason = sparse_encoder.inexpressible(spec)
     else:
         reason = sentence_transformers.inexpressible(spec) or _counting_differs(encoder.text_tokenizer, spec)
+    reason = reason or _read_otherwise(encoder)
     if reason:
         log.warning("%s loads in sentence-transformers through Decant only: %s", encoder.path, reason)
         sentence_transformers.write_foreign(folder, spec)

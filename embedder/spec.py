@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from .errors import InputError, ModelError
+from .plain_values import misfit
 from .spec_parts import (
     Activation,
     Attention,
@@ -227,7 +228,7 @@ class EncoderSpec:
         """Read what `to_json` wrote.
 
         Raises:
-            ModelError: if the text is not such JSON, or has keys this version does not know.
+            ModelError: if the text is not such JSON, naming the key that this version does not know or cannot take.
         """
         try:
             document = json.loads(text)
@@ -239,13 +240,12 @@ class EncoderSpec:
         unknown = values.keys() - {f.name for f in fields(cls)}
         if unknown:
             raise ModelError(f"{SPEC_FILE} has unknown keys {sorted(unknown)}: upgrade Decant or remove them")
-        try:
-            values["dense"] = tuple(DenseSpec(**layer) for layer in values.get("dense", ()))
-            for name, kind in PARTS.items():
-                values[name] = kind(**values[name]) if values.get(name) else None
-            return cls(**values)
-        except (TypeError, AttributeError) as error:
-            raise ModelError(f"{SPEC_FILE} has a value of the wrong type: {error}") from None
+        if wrong := misfit(cls, values):
+            raise ModelError(f"{SPEC_FILE}: {wrong}")
+        values["dense"] = tuple(DenseSpec(**layer) for layer in values.get("dense", ()))
+        for name, kind in PARTS.items():
+            values[name] = None if values.get(name) is None else kind(**values[name])
+        return cls(**values)
 
     def save(self, folder: Path) -> None:
         """Write `decant.json` into `folder`."""

@@ -5,11 +5,9 @@ The cheap ones run whenever an encoder is loaded (`check_loaded`); `verify_encod
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +34,7 @@ from .measuring import (
 )
 from .routing import recorded, repeated
 from .spec import Attention
+from .verify_copies import plain_copy, saved_copy
 from .verify_heads import instruction_masking, normalization, router_weights, sparse_pooling
 
 if TYPE_CHECKING:
@@ -208,23 +207,6 @@ def truncation(encoder: Encoder) -> Measurement:
     return Measurement("truncation", value, 1.0, value == 1.0, "reported by default, refused on demand")
 
 
-def saved_copy(encoder: Encoder) -> Measurement:
-    """Save the encoder, load the copy in the same number format, and compare the vectors bit by bit."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy"
-        encoder.save(copy)
-        again = type(encoder).load(
-            copy, device=encoder.backbone.device, dtype=encoder.backbone.number_format, verify=False
-        )
-        once, twice = vectors_of(encoder, list(TEXTS)), vectors_of(again, list(TEXTS))
-    name, detail = "saved copy", "save, load, encode: the same bytes"
-    if moved(twice, once) == 0.0 or set(once) <= {"dense"}:
-        worst = moved(twice, once)
-        return Measurement(name, worst, 0.0, worst == 0.0, detail)
-    # Where a head's weights lie in memory decides how the product over a vocabulary is rounded.
-    return same(encoder, name, twice, once, (EXACT, EXACT_HALF), "save, load, encode: the same but for rounding")
-
-
 ALL_CHECKS: tuple[Check, ...] = (
     future_leak,
     attention_coverage,
@@ -240,4 +222,5 @@ ALL_CHECKS: tuple[Check, ...] = (
     normalization,
     truncation,
     saved_copy,
+    plain_copy,
 )

@@ -68,7 +68,7 @@ class Scores:
         return found
 
 
-def evaluate(
+def evaluate_per_query(
     beir_dir: Path,
     encoder: Encoder,
     *,
@@ -79,7 +79,7 @@ def evaluate(
     run_dir: Path | None = None,
     router_weight: float = 1.0,
     progress: Callable[[Progress], None] | None = None,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Scores]:
     """Index a BEIR folder, search it with its judged queries, and score the rankings.
 
     Args:
@@ -94,39 +94,12 @@ def evaluate(
         progress: told how far indexing and searching are.
 
     Returns:
-        Mean of each measure (`nDCG@10`, `AP`, `R@100`, `RR@10`) by mode.
+        Each measure (`nDCG@10`, `AP`, `R@100`, `RR@10`) for each query, by mode.
 
     Raises:
         InputError: an unknown mode, or not a BEIR folder.
         StoreError: `store_dir` cannot be used.
     """
-    scores = evaluate_per_query(
-        beir_dir,
-        encoder,
-        modes=modes,
-        split=split,
-        settings=settings,
-        store_dir=store_dir,
-        run_dir=run_dir,
-        router_weight=router_weight,
-        progress=progress,
-    )
-    return {mode: found.means() for mode, found in scores.items()}
-
-
-def evaluate_per_query(
-    beir_dir: Path,
-    encoder: Encoder,
-    *,
-    modes: Sequence[str] | None = None,
-    split: str = "test",
-    settings: ChunkSettings | None = None,
-    store_dir: Path | None = None,
-    run_dir: Path | None = None,
-    router_weight: float = 1.0,
-    progress: Callable[[Progress], None] | None = None,
-) -> dict[str, Scores]:
-    """`evaluate`, with each query's own values."""
     layout = layout_of(encoder)
     modes = available(layout) if modes is None else modes
     if not modes:

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from ..backbone import load_config, model_type
 from ..errors import ModelError, UnsupportedModelError
 from ..prompts import apply_rule
-from ..spec import SPEC_FILE, EncoderSpec
+from ..spec import SPEC_FILE, Attention, EncoderSpec
 from . import llm2vec, nv_embed, sentence_transformers, sparse_encoder
 from .json_file import read_json
 
@@ -60,6 +60,12 @@ class ModelFiles:
     calibration: Path | None = None
     examples: Path | None = None
     base_name: str = ""
+
+    def weights(self) -> tuple[list[Path], list[Path]]:
+        """Return the folders whose files make the model, in the order they take effect, and the heads' files."""
+        apart = [place for place in (self.latent, self.lm_head) if place and place != self.backbone]
+        heads = [file for place in apart for file in sorted(place.glob("*.safetensors"))]
+        return [self.backbone, *self.adapters, self.tokenizer], [*self.dense, *heads]
 
 
 def resolve(path_or_name: str | Path) -> Path:
@@ -135,6 +141,8 @@ def stack_adapters(files: ModelFiles, adapters: Sequence[Path]) -> ModelFiles:
 
 def _saved_by_decant(folder: Path) -> ModelFiles:
     spec = EncoderSpec.from_json((folder / SPEC_FILE).read_text(encoding="utf-8"))
+    if (folder / "config.json").is_file():
+        _refuse_two_attentions(folder, spec)
     dense = [folder / sentence_transformers.dense_folder(i) / "model.safetensors" for i in range(len(spec.dense))]
     lm_head, calibration = folder / LM_HEAD_FOLDER, folder / CALIBRATION_FOLDER
     return ModelFiles(
@@ -147,6 +155,16 @@ def _saved_by_decant(folder: Path) -> ModelFiles:
         calibration=calibration if calibration.is_dir() else None,
         examples=folder / EXAMPLES_FILE if (folder / EXAMPLES_FILE).is_file() else None,
     )
+
+
+def _refuse_two_attentions(folder: Path, spec: EncoderSpec) -> None:
+    """Refuse a model that would be another one wherever decant.json is not read."""
+    stock = Attention.BIDIRECTIONAL if sentence_transformers.is_bidirectional(load_config(folder)) else Attention.CAUSAL
+    if stock is not spec.attention:
+        raise ModelError(
+            f"{folder / 'config.json'} describes a {stock} model, {SPEC_FILE} a {spec.attention} one, and other "
+            "libraries read the former: convert the model again"
+        )
 
 
 def _llm2vec(folder: Path, *, alone: bool) -> ModelFiles:

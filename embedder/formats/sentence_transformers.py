@@ -264,7 +264,7 @@ def read_spec(folder: Path, backbone: Path, model_type: str = "SentenceTransform
     config = load_config(backbone) if (backbone / "config.json").is_file() else PretrainedConfig()
     width = model.get("truncate_dim")
     return EncoderSpec(
-        attention=Attention.BIDIRECTIONAL if _is_bidirectional(config) else Attention.CAUSAL,
+        attention=Attention.BIDIRECTIONAL if is_bidirectional(config) else Attention.CAUSAL,
         prompts=_prompts(model),
         prompt_span=PromptSpan.TOKENS,
         append_eos=declares_eos(backbone),
@@ -283,7 +283,7 @@ def _prompts(model: dict[str, Any]) -> dict[str, str]:
     return {**prompts, "query": prompts.get("query", default), "document": document}
 
 
-def _is_bidirectional(config: PretrainedConfig) -> bool:
+def is_bidirectional(config: PretrainedConfig) -> bool:
     """Whether transformers' forward of this folder is bidirectional, which sentence-transformers would run as is."""
     text = config.get_text_config()
     declared = getattr(text, "is_causal", getattr(config, "is_causal", None))

@@ -132,8 +132,11 @@ def _records(name: str, settings: DataSettings, variables: Mapping[str, str]) ->
             path = expand(file, variables)
             if not path.is_file():
                 raise DataError(f"data.{name}.files: {path} does not exist")
-            for number, record in enumerate(_read(path), 1):
-                yield f"data.{name}: {path}:{number}", record
+            try:
+                for number, record in enumerate(_read(path), 1):
+                    yield f"data.{name}: {path}:{number}", record
+            except DataError as error:
+                raise DataError(f"data.{name}: {error}") from error
 
     return islice(all_records(), settings.limit)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from ..encoder import Encoder
 from ..errors import ModelError
 from ..formats.folder import read_folder, resolve
 from ..head import Head
-from ..spec import PARTS, SPEC_FORMAT, EncoderSpec, ExampleSearch, ExampleSpec, SparseSpec
+from ..plain_values import misfit
+from ..spec import SPEC_FORMAT, EncoderSpec, ExampleSearch
 from ..tokenization import TextTokenizer
 from .data import PairData, TextData, expand, read_pair_data, read_text_data, require_variables
 from .mask_token import mask_token_id
@@ -105,27 +106,15 @@ def changed_spec(spec: EncoderSpec, changes: Mapping[str, Any], hidden_size: int
     Raises:
         RecipeError: naming the key that is unknown or does not fit.
     """
-    _refuse_unknown("encoder", changes, EncoderSpec)
-    for name, part in PARTS.items():
-        if isinstance(changes.get(name), Mapping):
-            _refuse_unknown(f"encoder.{name}", changes[name], part)
     values = {**json.loads(spec.to_json())["spec"], **changes}
-    if changes.get("latent"):
+    if isinstance(changes.get("latent"), Mapping):
         values["latent"] = {"hidden_size": hidden_size, **changes["latent"]}
-    for name, plain in (("sparse", SparseSpec()), ("retrieved_examples", ExampleSpec())):
-        if changes.get(name) == {}:  # all its fields have defaults, and an empty part would be none
-            values[name] = asdict(plain)
+    if wrong := misfit(EncoderSpec, values):
+        raise RecipeError(f"encoder.{wrong}")
     try:
         return EncoderSpec.from_json(json.dumps({"format": SPEC_FORMAT, "spec": values}))
     except ModelError as error:
-        raise RecipeError(f"encoder: {str(error).removeprefix('decant.json has ')}") from error
-
-
-def _refuse_unknown(field: str, changes: Mapping[str, Any], kind: type[Any]) -> None:
-    known = [f.name for f in fields(kind)]
-    unknown = next((key for key in changes if key not in known), None)
-    if unknown is not None:
-        raise RecipeError(f"{field}.{unknown} is unknown; known keys are {', '.join(known)}")
+        raise RecipeError(f"encoder: {error}") from error
 
 
 def load_for_training(folder: Path, recipe: TrainRecipe, device: str | None, examples: Path | None = None) -> Encoder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,20 +43,27 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yields the records of a .jsonl or .jsonl.gz file.
 
     Raises:
-        DataError: the file is missing, or a line is no JSON object.
+        DataError: the file is missing or damaged, or a line is no JSON object.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist: check the source names in the recipe")
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: not a JSON line") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{path}:{number}: a record must be an object")
+        yield record
+
+
+def _lines(path: Path) -> Iterator[str]:
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: not a JSON line") from error
-            if not isinstance(record, dict):
-                raise DataError(f"{path}:{number}: a record must be an object")
-            yield record
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            yield from lines
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def read_pairs(root: Path, name: str) -> Iterator[Pair]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from .conversion_options import Adapters, Rule
 from .exit_codes import ExitCode
 from .loading import load_encoder, waiting
 from .options import Debug, Device, DtypeOption, Json
-from .output import print_json, results, table
+from .output import print_json, results, say, table
 
 if TYPE_CHECKING:
     from ...embedder.verify import Measurement
@@ -57,12 +58,20 @@ def command(
                 "device": str(backbone.device),
                 "dtype": backbone.number_format,
                 "passed": passed,
-                "measurements": [asdict(m) for m in measurements],
+                "measurements": [{**asdict(m), "value": _number(m.value)} for m in measurements],
             }
         )
     else:
         print_measurements(measurements)
+        if not passed:
+            broken = ", ".join(m.name for m in measurements if not m.passed)
+            say(f"its vectors cannot be trusted: {broken}", "red")
     return ExitCode.OK if passed else ExitCode.UNVERIFIED
+
+
+def _number(value: float) -> float | None:
+    """What JSON has of it: nothing for NaN, which stands for what could not be measured."""
+    return value if math.isfinite(value) else None
 
 
 def print_measurements(measurements: Sequence[Measurement]) -> None:

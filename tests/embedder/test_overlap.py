@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from decant.embedder import Encoder, InputError
-from decant.embedder import encoder as encoder_module
+from decant.embedder import Encoder, InputError, windows
 from decant.embedder.transfer import Rows, sent
 
 TEXTS = [f"text {'word ' * (i % 5)}{i}" for i in range(11)]
@@ -19,7 +18,7 @@ TEXTS = [f"text {'word ' * (i % 5)}{i}" for i in range(11)]
 
 @pytest.fixture
 def encoder(encoder_of: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch) -> Encoder:
-    monkeypatch.setattr(encoder_module, "WINDOW_TEXTS", 4)
+    monkeypatch.setattr(windows, "WINDOW_TEXTS", 4)
     return encoder_of()
 
 

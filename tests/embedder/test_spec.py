@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decant.embedder import EncoderSpec, InputError, ModelError
-from decant.embedder.spec import Activation, Attention, DenseSpec, Pooling, PromptSpan
+from decant.embedder.spec import Activation, Attention, DenseSpec, Pooling, PromptSpan, SparseSpec
 
 SPECS = st.builds(
     EncoderSpec,
@@ -101,13 +101,32 @@ class TestFromJson:
         assert EncoderSpec.from_json('{"format": 1, "spec": {"pooling": "max"}}') == EncoderSpec(pooling=Pooling.MAX)
 
     @pytest.mark.parametrize(
-        ("key", "value"),
-        [("max_tokens", "many"), ("dense", [{"in_features": 1}]), ("dense", 3), ("prompts", 3), ("dimensions", ["a"])],
+        ("key", "value", "message"),
+        [
+            ("max_tokens", "many", "max_tokens must be a whole number, not 'many'"),
+            ("max_tokens", True, "max_tokens must be a whole number, not True"),
+            ("normalize", 1, "normalize must be true or false, not 1"),
+            ("instruction", None, "instruction must be text, not None"),
+            ("dense", [{"in_features": 1}], "dense[0].out_features is missing"),
+            ("dense", 3, "dense must be a list, not 3"),
+            ("prompts", 3, "prompts must be a mapping, not 3"),
+            ("prompts", {"query": 3}, "prompts.query must be text, not 3"),
+            ("dimensions", ["a"], "dimensions[0] must be a whole number, not 'a'"),
+            ("latent", {"latents": 2, "heads": 1, "hidden_size": 8}, "latent.head_dim is missing"),
+            ("latent", 8, "latent must be a mapping, not 8"),
+            ("sparse", {"topk": 8}, "sparse.topk is unknown; known keys are top_k, special_tokens, shifted"),
+            ("router", {"pooling": 3}, "router.pooling must be text, not 3"),
+        ],
     )
-    def test_values_of_another_type(self, key: str, value: Any) -> None:
+    def test_a_value_that_does_not_fit_is_named(self, key: str, value: Any, message: str) -> None:
         with pytest.raises(ModelError) as caught:
             EncoderSpec.from_json(json.dumps({"format": 1, "spec": {key: value}}))
+        assert str(caught.value).startswith(f"decant.json: {message}")
         assert "\n" not in str(caught.value)
+
+    def test_a_part_without_values_takes_its_defaults(self) -> None:
+        spec = EncoderSpec.from_json('{"format": 1, "spec": {"sparse": {}, "router": null}}')
+        assert (spec.sparse, spec.router) == (SparseSpec(), None)
 
 
 class TestPrompt:

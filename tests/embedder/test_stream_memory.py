@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from decant.embedder import Encoder
-from decant.embedder import encoder as encoder_module
+from decant.embedder import Encoder, windows
 
 
 def _texts(count: int) -> Iterator[str]:
@@ -24,7 +23,7 @@ def _peak_kib() -> int:
 @pytest.mark.parametrize("parts", [12, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_peak_memory_stays(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
     window = 500
-    monkeypatch.setattr(encoder_module, "WINDOW_TEXTS", window)
+    monkeypatch.setattr(windows, "WINDOW_TEXTS", window)
     stream = Encoder.load(tiny_model, dtype="float32", verify=False).encode_stream(_texts(parts * window))
     count = peak = 0
     for number, part in enumerate(stream, start=1):

@@ -13,7 +13,7 @@ from decant.index import evaluate as module
 from decant.index.beir import load_collection
 from decant.index.chunking import ChunkSettings
 from decant.index.errors import QueryError
-from decant.index.evaluate import Progress, Scores, evaluate, evaluate_per_query, score
+from decant.index.evaluate import Progress, Scores, evaluate_per_query, score
 from decant.index.testing import HashEncoder
 
 FILLER = "plain words about nothing in particular that fill the page. " * 30
@@ -49,7 +49,8 @@ def test_scores_are_those_worked_out_by_hand(folder: Path) -> None:
 
 
 def test_every_mode_and_measure_is_there_and_runs_are_written(folder: Path, tmp_path: Path) -> None:
-    means = evaluate(folder, HashEncoder(), run_dir=tmp_path / "runs")
+    found = evaluate_per_query(folder, HashEncoder(), run_dir=tmp_path / "runs")
+    means = {mode: scores.means() for mode, scores in found.items()}
     assert set(means) == {"dense", "lexical", "hybrid"}
     assert all(set(values) == {"nDCG@10", "AP", "R@100", "RR@10"} for values in means.values())
     first = (tmp_path / "runs" / "lexical.trec").read_text().splitlines()[0].split()
@@ -76,17 +77,21 @@ def test_equal_scores_keep_the_order_that_was_shown(folder: Path) -> None:
 
 def test_an_index_that_is_kept_is_used_again(folder: Path, tmp_path: Path) -> None:
     told: list[Progress] = []
-    first = evaluate(folder, HashEncoder(), store_dir=tmp_path / "store", modes=["dense"], progress=told.append)
+    first = evaluate_per_query(
+        folder, HashEncoder(), store_dir=tmp_path / "store", modes=["dense"], progress=told.append
+    )
     assert any(step.stage == "chunks" for step in told) and told[-1] == Progress("dense", 4, 4)
     told.clear()
-    again = evaluate(folder, HashEncoder(), store_dir=tmp_path / "store", modes=["dense"], progress=told.append)
+    again = evaluate_per_query(
+        folder, HashEncoder(), store_dir=tmp_path / "store", modes=["dense"], progress=told.append
+    )
     assert again == first
     assert all(step.stage == "dense" for step in told)
 
 
 def test_unknown_mode_is_refused(folder: Path) -> None:
     with pytest.raises(QueryError, match="choose from dense"):
-        evaluate(folder, HashEncoder(), modes=["fuzzy"])
+        evaluate_per_query(folder, HashEncoder(), modes=["fuzzy"])
 
 
 @pytest.mark.parametrize(
@@ -106,7 +111,7 @@ def test_a_broken_folder_is_named(folder: Path, name: str, content: str | None, 
     if content is not None:
         (folder / name).write_text(content)
     with pytest.raises(InputError) as caught:
-        evaluate(folder, HashEncoder(), modes=["dense"])
+        evaluate_per_query(folder, HashEncoder(), modes=["dense"])
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 

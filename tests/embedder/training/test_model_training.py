@@ -1,4 +1,5 @@
 import csv
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -166,6 +167,8 @@ def test_a_decoder_from_scratch_is_made_once_and_mixtures_of_experts_are_balance
             {"encoder": {"latent": {"latent": 4, "heads": 2, "head_dim": 8}}},
             "encoder.latent.latent is unknown; known keys are latents, heads",
         ),
+        ([CONTRASTIVE], {"encoder": {"latent": {"latents": 4, "heads": 2}}}, "encoder.latent.head_dim is missing"),
+        ([CONTRASTIVE], {"encoder": {"max_tokens": "many"}}, "encoder.max_tokens must be a whole number, not 'many'"),
         ([{**CONTRASTIVE, "query_tokens": 1}], {}, r"objectives\[0\].query_tokens: max_tokens=1 leaves no room"),
         (
             [{**CONTRASTIVE, "query_tokens": 6}],
@@ -189,6 +192,17 @@ def test_a_decoder_from_scratch_is_made_once_and_mixtures_of_experts_are_balance
         ),
         ([CONTRASTIVE], {"data": {"x": {"files": ["$DATA/empty.jsonl"]}}}, r"empty.jsonl:2: positive is empty"),
         ([CONTRASTIVE], {"data": {"x": {"files": ["$DATA/lacks.jsonl"]}}}, r"lacks.jsonl:1: positive is missing"),
+        (
+            [CONTRASTIVE],
+            {"data": {"x": {"files": ["$DATA/broken.jsonl"]}}},
+            r"data.x: .*broken.jsonl:2: not a JSON line",
+        ),
+        ([CONTRASTIVE], {"data": {"x": {"files": ["$DATA/latin.jsonl"]}}}, r"data.x: .*latin.jsonl cannot be read: "),
+        (
+            [CONTRASTIVE],
+            {"data": {"x": {"files": ["$DATA/torn.jsonl.gz"]}}},
+            r"data.x: .*torn.jsonl.gz cannot be read: ",
+        ),
         ([CONTRASTIVE], {"data": {"x": {"files": ["$DATA/pairs.jsonl"], "query_kind": "ask"}}}, "no prompt of kind"),
         ([MNTP], {"model": "", "decoder": {"architecture": "lama", "tokenizer": "$DATA"}}, "decoder"),
     ],
@@ -196,6 +210,9 @@ def test_a_decoder_from_scratch_is_made_once_and_mixtures_of_experts_are_balance
 def test_bad_input_is_one_line_that_names_the_field_before_any_step(base, data, tmp_path, objectives, changes, message):
     (data / "empty.jsonl").write_text('{"query": "a", "positive": "b"}\n{"query": "a", "positive": " "}\n')
     (data / "lacks.jsonl").write_text('{"query": "a"}\n')
+    (data / "broken.jsonl").write_text('{"query": "a", "positive": "b"}\n{"query":\n')
+    (data / "latin.jsonl").write_bytes('{"query": "café", "positive": "b"}\n'.encode("latin-1"))
+    (data / "torn.jsonl.gz").write_bytes(gzip.compress(b'{"query": "a", "positive": "b"}\n' * 99)[:-12])
     with pytest.raises(DecantError, match=message) as error:
         run(base, data, tmp_path / "run", *objectives, **changes)
     assert "\n" not in str(error.value)
