@@ -13,9 +13,16 @@ from transformers import AutoModel, PreTrainedModel
 
 from decant.embedder import DecantError, Encoder, EncoderSpec, UnsupportedModelError, VerificationError
 from decant.embedder.backbone import Backbone
-from decant.embedder.families import CAUSAL_BY_CONSTRUCTION, NOT_BIDIRECTIONAL, NOT_PACKED, PARTLY_CAUSAL
+from decant.embedder.families import (
+    CAUSAL_BY_CONSTRUCTION,
+    NOT_BIDIRECTIONAL,
+    NOT_PACKED,
+    NOT_PLAIN,
+    PARTLY_CAUSAL,
+)
 from decant.embedder.spec import Attention
 from decant.embedder.verify import LEAK
+from decant.embedder.verify_copies import plain_copy
 
 PACKED = """
     afmoe apertus arcee aria_text biogpt bitnet cohere cohere2 cohere2_moe ctrl cwm deepseek_v2 deepseek_v3
@@ -167,6 +174,15 @@ def test_encoder_loads(family: str, model_folder: Folders) -> None:
     assert backbone.engine == ("packed" if family in ENCODERS else "equal-length")
     _assert_parity(backbone, _reference(folder, "bidirectional"))
     _assert_leaks(backbone, "bidirectional")
+
+
+@pytest.mark.parametrize("family", [*PACKED, *EQUAL_LENGTH])
+def test_sentence_transformers_reads_a_saved_copy_the_same(family: str, model_folder: Folders) -> None:
+    """Or is led to Decant: families.NOT_PLAIN is no list of guesses, and complete for these."""
+    spec = EncoderSpec(max_tokens=64)
+    measured = plain_copy(Encoder.load(model_folder(family), dtype="float32", spec=spec, verify=False))
+    assert measured.passed, measured.detail
+    assert ("through Decant" in measured.detail) == (family in NOT_PLAIN)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra", "rembert"])
