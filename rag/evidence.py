@@ -1,9 +1,11 @@
 """Evidence: the sentences of retrieved passages that answer a question, verbatim, each with a strength.
 
 A model's cosines mean little by themselves: one model's strangers score 0.1, another's 0.7. So a sentence is scored
-by how many standard deviations its cosine lies above what the store's own passages score for this question, plus the
-share of the question's words it holds. Selection of verbatim sentences follows Refiner (arXiv 2406.11357), which trains
-a model to copy them; here they are chosen, so they cannot be altered.
+by how many standard deviations its cosine lies above what passages score that were not found for this question, plus
+the share of the question's words it holds. Those are the store's own; where it has too few, sentences of ours on all
+sorts of matters join them, so that the strength of an answer does not hang on how much else a store holds. Selection
+of verbatim sentences follows Refiner (arXiv 2406.11357), which trains a model to copy them; here they are chosen, so
+they cannot be altered.
 """
 
 from __future__ import annotations
@@ -17,19 +19,23 @@ from numpy.typing import NDArray
 
 from ..index.documents import Hit
 from ..index.encoder import Encoder
+from ..index.schema import chunk_id
 from ..index.store import Store
+from .reference import reference_vectors
 from .sentences import Sentence, split_sentences
 
 # Passages of the store that say what an unrelated passage scores.
 BACKGROUND_PASSAGES = 512
+# With fewer, reference sentences fill up to this number.
+LEAST_BACKGROUND = 128
 # Keeps a store of a few alike passages from making everything look extraordinary.
 MIN_SPREAD = 0.05
 _WORD = re.compile(r"\w+")
 # Words that carry a question's form and not its matter.
 _FORM = frozenset(
-    "a an and are as at be been by can could did do does for from had has have how i if in into is it its me my of on "
-    "or our should tell that the their them there these they this those to was we were what when where which who whom "
-    "whose why will with would you your".split()
+    "a an and are as at be been by can could did do does for from had has have how i if in into is it its many me much "
+    "my of on or our should tell that the their them there these they this those to was we were what when where which "
+    "who whom whose why will with would you your".split()
 )
 
 
@@ -54,19 +60,29 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Background:
-    """What the store's passages score for a question that has nothing to do with them: mean and standard deviation."""
+    """What passages score for a question that has nothing to do with them: mean and standard deviation."""
 
     mean: float
     spread: float
 
 
-def background(store: Store, question: NDArray[np.float32]) -> Background:
-    """Measure a question's cosines, (D,) unit vector, with a fixed sample of the store's passages."""
+def background(store: Store, encoder: Encoder, question: NDArray[np.float32], hits: Sequence[Hit]) -> Background:
+    """Measure a question's cosines, (D,) unit vector, with a fixed sample of the store's passages.
+
+    The passages that were found are left out: they are what is judged, and in a small store they are all there is.
+    """
     snapshot = store.snapshot()
     count = min(BACKGROUND_PASSAGES, len(snapshot))
     positions = np.sort(np.random.default_rng(0).choice(len(snapshot), count, replace=False))
-    vectors = np.stack(snapshot.take(positions, ["vector"])["vector"].to_numpy(zero_copy_only=False))
-    cosines = _unit(vectors.astype(np.float32)) @ question
+    found = np.array([chunk_id(hit.chunk) for hit in hits], snapshot.chunk_ids.dtype)
+    positions = positions[~np.isin(snapshot.chunk_ids[positions], found)]
+    vectors = np.zeros((0, len(question)), np.float32)
+    if len(positions):
+        taken = snapshot.take(positions, ["vector"])["vector"].to_numpy(zero_copy_only=False)
+        vectors = np.stack(taken).astype(np.float32)
+    if len(vectors) < LEAST_BACKGROUND:
+        vectors = np.concatenate([vectors, reference_vectors(encoder)[: LEAST_BACKGROUND - len(vectors)]])
+    cosines = _unit(vectors) @ question
     return Background(float(cosines.mean()), max(float(cosines.std()), MIN_SPREAD))
 
 
@@ -87,7 +103,7 @@ def find_evidence(
     if not places:
         return []
     asked = _dense(encoder, [question], "query")[0]
-    usual = background(store, asked)
+    usual = background(store, encoder, asked, hits)
     cosines = _dense(encoder, [sentence.text for _, sentence in places], "document") @ asked
     wanted = content_words(question)
     found = [

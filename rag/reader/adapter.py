@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from ...embedder.encoder import Encoder
 from ..errors import GeneratorError
 from .confidence import Calibration
 from .model import ReaderConfig, SpanReader
+from .traits import TRAITS
 
 SHIPPED = Path(__file__).parent.parent / "models" / "decant-mini-reader"
 _DESCRIPTION, _WEIGHTS = "reader.json", "model.safetensors"
@@ -61,6 +63,8 @@ class TrainedReader:
             facts = _facts(folder)
             reader = SpanReader(ReaderConfig(**facts["config"]))
             state = load_file(folder / _WEIGHTS)
+            # A reader from before sentence ends were told from looks has fewer traits and cuts nothing.
+            state["traits"] = F.pad(state["traits"], (0, TRAITS - state["traits"].shape[1]))
             reader.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
             found = cls(reader.eval().requires_grad_(False), _calibration(facts), facts["encoder_weights"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

@@ -2,7 +2,7 @@
 
 What retrieval hands to a reader are mostly passages of the right matter without the answer, so that is what the wrong
 ones are: the passages of the same article that share most words with a question, and its own passage without the
-sentence that answers.
+sentence that answers, or asked something else (`swapping.py`).
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ class Asked:
     Attributes:
         answers: whether the passage answers it.
         cut: the passage is read without the sentence that answers.
+        swapped: the question is asked with a thing in it exchanged.
     """
 
     question: int
     passage: int
     answers: bool = True
     cut: bool = False
+    swapped: bool = False
 
 
 class Batches:
@@ -45,9 +47,14 @@ class Batches:
         questions: Questions,
         lengths: NDArray[np.int64],
         strangers: dict[int, list[int]],
+        swappable: NDArray[np.bool_],
         recipe: ReaderRecipe,
     ) -> None:
-        """Take passages of (P,) lengths that are not held out; `strangers` are of `nearest_strangers`."""
+        """Take passages of (P,) lengths that are not held out.
+
+        `strangers` are of `nearest_strangers`, `swappable` (N,) tells which questions have another form without answer.
+        """
+        self._swappable = swappable
         self._recipe = recipe
         self._lengths = lengths
         self._strangers = strangers
@@ -89,7 +96,9 @@ class Batches:
         if strangers:
             asked += [Asked(strangers[i], passage, answers=False) for i in rng.integers(len(strangers), size=wrong)]
         cut = rng.permutation(own)[: rng.binomial(len(own), self._recipe.cut)].tolist()
-        return asked + [Asked(question, passage, answers=False, cut=True) for question in cut]
+        asked += [Asked(question, passage, answers=False, cut=True) for question in cut]
+        swapped = rng.permutation(own)[: rng.binomial(len(own), self._recipe.swapped)].tolist()
+        return asked + [Asked(i, passage, answers=False, swapped=True) for i in swapped if self._swappable[i]]
 
 
 def nearest_strangers(

@@ -1,7 +1,8 @@
 """What a trained reader's confidence means, measured on articles that were held out.
 
-Their paragraphs become a store, their questions are asked of it as a user's would be, and once more without the
-passages that hold the answer: then the right answer is none. A half of the questions gives the weights of the
+Their paragraphs become a store, their questions are asked of it as a user's would be, once more without the
+passages that hold the answer, and in another form that nothing answers (`swapping.py`): then the right answer is none.
+A half of the questions gives the weights of the
 confidence, the other half the thresholds and what is reported.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,14 @@ class Judged:
         overlap: (N,) F1 of each with the answer.
         holds: (N,) whether the candidate's passage holds the answer.
         cited: (N,) whether the sentence that would be cited holds it.
+        swapped: candidates of its other form; none of them is right.
     """
 
     candidates: list[Candidate]
     overlap: NDArray[np.float64]
     holds: NDArray[np.bool_]
     cited: NDArray[np.bool_]
+    swapped: list[Candidate] = field(default_factory=list[Candidate])
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class Row:
         coverage: answerable questions that are answered.
         f1, f1_answered: over all of them, one that is refused counting 0, and over those answered.
         cited: answered ones whose cited sentence holds the answer.
-        refused: unanswerable questions refused.
+        refused: questions refused without the passages that hold their answer.
+        refused_swapped: questions refused in their other form; 0 where none has one.
     """
 
     threshold: float
@@ -69,10 +73,16 @@ class Row:
     f1_answered: float
     cited: float
     refused: float
+    refused_swapped: float = 0.0
 
 
-def judge(trained: TrainedReader, encoder: Encoder, questions: Questions, count: int) -> list[Judged]:
-    """Ask `count` held-out questions of a store of the held-out paragraphs."""
+def judge(
+    trained: TrainedReader, encoder: Encoder, questions: Questions, count: int, swapped: Sequence[str]
+) -> list[Judged]:
+    """Ask `count` held-out questions of a store of the held-out paragraphs.
+
+    `swapped` holds each question's other form, empty where it has none.
+    """
     rows = np.random.default_rng(1).permutation(np.flatnonzero(questions.dev))[:count].tolist()
     passages = sorted({int(p) for p in questions.passage_of[questions.dev]})
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "s", encoder=encoder, create=True) as store:
@@ -83,7 +93,11 @@ def judge(trained: TrainedReader, encoder: Encoder, questions: Questions, count:
         judged: list[Judged] = []
         for row in rows:
             answerer.ask(questions.texts[row])
-            judged.append(_judged(recorder.candidates, [questions.answers[row]]))
+            found = _judged(recorder.candidates, [questions.answers[row]])
+            if other := swapped[int(row)]:
+                answerer.ask(other)
+                found = replace(found, swapped=recorder.candidates)
+            judged.append(found)
     return judged
 
 
@@ -128,7 +142,9 @@ def calibrate(judged: Sequence[Judged]) -> tuple[Calibration, list[Row]]:
     right = np.concatenate([j.overlap >= _RIGHT for j in fitted])
     if right.all() or not right.any():
         raise AnswerError("the reader cannot be calibrated: train longer, or set calibration_questions to 0")
-    model = LogisticRegression(max_iter=2000).fit(np.concatenate([known(j.candidates) for j in fitted]), right)
+    wrong = [known(j.swapped) for j in judged[::2] if j.swapped]
+    features = np.concatenate([*(known(j.candidates) for j in fitted), *wrong])
+    model = LogisticRegression(max_iter=2000).fit(features, np.pad(right, (0, len(features) - len(right))))
     calibration = Calibration((*map(float, model.coef_[0]), float(model.intercept_[0])))
     rows = table(calibration, judged[1::2])
     threshold = max((row for row in rows if row.coverage >= COVERAGE), key=lambda row: row.threshold).threshold
@@ -142,6 +158,7 @@ def table(calibration: Calibration, judged: Sequence[Judged]) -> list[Row]:
     none = [_best(calibration, j, ~j.holds) for j in judged]
     chances, overlap, cited = (np.array(column, np.float64) for column in zip(*best, strict=True))
     unanswerable = np.array([chance for chance, *_ in none])
+    other = np.array([calibration.probabilities(j.swapped).max() for j in judged if j.swapped])
     rows: list[Row] = []
     for share in np.arange(0, 1, 0.05):
         threshold = float(np.quantile(chances, share)) if share else 0.0
@@ -155,6 +172,7 @@ def table(calibration: Calibration, judged: Sequence[Judged]) -> list[Row]:
                 float(overlap[shown].mean()),
                 float(cited[shown].mean()),
                 float((unanswerable < threshold).mean()),
+                float((other < threshold).mean()) if len(other) else 0.0,
             )
         )
     return rows

@@ -59,12 +59,12 @@ def known(candidates: Sequence[Candidate]) -> NDArray[np.float64]:
     """What tells right candidates of a question from wrong ones.
 
     Returns:
-        (N, 6): log-odds against no answer, log-probability in its passage, lead over the best of the other passages,
-        strength of its sentence and of the passage's strongest, log of the passage's rank.
+        (N, 6): log-odds against no answer, log-probability in its passage, lead over the best of the other passages or,
+        without any, over no answer; strength of its sentence and of the passage's strongest, log of the passage's rank.
     """
     scores = np.array([c.span.score for c in candidates])
     order = np.sort(scores)
-    others = [order[-2] if score == order[-1] else order[-1] for score in scores] if len(scores) > 1 else scores
+    others = [order[-2] if score == order[-1] else order[-1] for score in scores] if len(scores) > 1 else [0.0]
     columns = [
         scores,
         [np.log(max(c.span.share, 1e-9)) for c in candidates],

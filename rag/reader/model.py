@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .matching import MATCHES, Question, match
-from .traits import TRAITS
+from .traits import LOOKS, TRAITS
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SpanReader(nn.Module):
         self.register_buffer("traits", torch.zeros(config.vocabulary, TRAITS, dtype=torch.bool))
         self.norm = nn.LayerNorm(config.hidden)
         self.project = nn.Linear(config.hidden, width)
-        self.looks = nn.Linear(TRAITS, width, bias=False)
+        self.looks = nn.Linear(LOOKS, width, bias=False)
         self.local = LocalMix(width, config.dropout)
         self.question = BiLstm(width)
         self.match_weight = nn.Linear(width, 1)
@@ -112,7 +112,7 @@ class SpanReader(nn.Module):
         return self._ends(x, asks, passage.mask)
 
     def _input(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        return self.dropout(self.project(self.norm(hidden)) + self.looks(self.traits[ids].float()))
+        return self.dropout(self.project(self.norm(hidden)) + self.looks(self.traits[ids, :LOOKS].float()))
 
     def _fused(self, passage: Passage, q: Tensor, asks: Tensor, hidden: Tensor, asked: Tensor, known: Tensor) -> Tensor:
         """(B, T, D): a passage's token, what of the question it is aligned with, and how it matches."""

@@ -19,6 +19,7 @@ class ReaderRecipe:
         paragraphs: paragraphs trained on; 0 for all.
         unanswerable: questions of other paragraphs for each own question of a paragraph.
         cut: own questions asked of the paragraph without the sentence that answers, for each.
+        swapped: own questions with a thing in them exchanged so that nothing answers, for each; see `swapping.py`.
         max_tokens: longest paragraph trained on.
         batch_tokens: passage tokens of a step, each question counting its passage.
         calibration_questions: held-out questions that give the thresholds; 0 leaves it uncalibrated.
@@ -34,6 +35,7 @@ class ReaderRecipe:
     paragraphs: int = 0
     unanswerable: float = 0.25
     cut: float = 0.1
+    swapped: float = 0.0
     width: int = 128
     layers: int = 2
     dropout: float = 0.2

@@ -25,6 +25,7 @@ from .decode import best_spans
 from .model import ReaderConfig, SpanReader
 from .moving import move
 from .recipe import ReaderRecipe
+from .swapping import altered
 from .traits import sentence_numbers, token_traits
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,10 @@ class Trainer:
         )
         self.asked = StateFile.write(folder / "states" / "q", encoder, self.questions.texts, "query")
         self.passages = StateFile.write(folder / "states" / "p", encoder, self.questions.passages, "document")
+        self.swapped, self.asked_swapped = [""] * len(self.questions.texts), self.asked
+        if recipe.swapped:
+            self.swapped = altered(self.questions, recipe.seed)
+            self.asked_swapped = StateFile.write(folder / "states" / "s", encoder, self.swapped, "query")
         torch.manual_seed(recipe.seed)
         config = ReaderConfig(
             hidden=encoder.backbone.hidden_size,
@@ -60,7 +65,8 @@ class Trainer:
         self.reader.to(self.device)
         lengths = np.array([len(self.passages[i]) for i in range(len(self.passages))], np.int64)
         strangers = nearest_strangers(self.questions, self.asked, self.passages, folded)
-        self.batches = Batches(self.questions, lengths, strangers, recipe)
+        swappable = np.array([bool(text) for text in self.swapped])
+        self.batches = Batches(self.questions, lengths, strangers, swappable, recipe)
 
     def _begin(self) -> None:
         folder = Path(self.recipe.start)
@@ -88,7 +94,8 @@ class Trainer:
                 places[key] = len(passages)
                 passages.append(states)
             passage_of.append(places[key])
-        pairs = pad(passages, [self.asked[asked.question] for asked, *_ in chosen], passage_of).to(self.device)
+        questions = [(self.asked_swapped if asked.swapped else self.asked)[asked.question] for asked, *_ in chosen]
+        pairs = pad(passages, questions, passage_of).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             starts, ends = read(self.reader, pairs)
         null = starts.shape[1] - 1
@@ -128,7 +135,7 @@ class Trainer:
         trained = TrainedReader(self.reader, Calibration(), weights_digest(self.encoder))
         rows: list[Row] = []
         if self.recipe.calibration_questions:
-            judged = judge(trained, self.encoder, self.questions, self.recipe.calibration_questions)
+            judged = judge(trained, self.encoder, self.questions, self.recipe.calibration_questions, self.swapped)
             calibration, rows = calibrate(judged)
             trained = replace(trained, calibration=calibration)
         trained.save(self.folder / "adapter")

@@ -25,7 +25,7 @@ TEXTS = {
 @pytest.fixture
 def rules() -> AnswerRules:
     # The double's cosines spread otherwise than a model's, for which the defaults were chosen.
-    return AnswerRules(word_weight=2.0, threshold=3.0)
+    return AnswerRules(word_weight=2.0, threshold=2.5)
 
 
 @pytest.fixture(scope="session")

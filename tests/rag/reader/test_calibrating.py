@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_what_is_known_of_candidates():
     assert rows[:, 2].tolist() == [-3.0, 3.0, -4.0]
     assert rows[:, 3].tolist() == [5.0, 3.0, 5.0]
     assert rows[:, 5] == pytest.approx(np.log([1, 2, 4]))
-    assert known([candidate(2.0, 1)])[0, 2] == 0.0
+    assert known([candidate(2.0, 1)])[0, 2] == 2.0
 
 
 def test_thresholds_keep_their_promise():
@@ -71,3 +72,15 @@ def test_a_reader_that_is_never_right_cannot_be_calibrated():
     with pytest.raises(AnswerError, match="train longer"):
         calibrate([wrong] * 10)
     assert table(Calibration(), [wrong] * 10)[0].f1 == 0.0
+
+
+def test_other_forms_of_questions_teach_what_is_wrong():
+    rng = np.random.default_rng(2)
+    plain = [judged(rng) for _ in range(400)]
+    # In their other form the passage scores as high, but its sentence is weaker: only they teach that this matters.
+    fooled = [replace(j, swapped=[candidate(4.0, 1, evidence=3.0)]) for j in plain]
+    rows = {name: calibrate(some)[1] for name, some in (("plain", plain), ("fooled", fooled))}
+    assert rows["plain"][4].refused_swapped == 0.0
+    weights = calibrate(plain)[0].weights
+    unlearned = table(Calibration(weights), fooled[1::2])
+    assert rows["fooled"][4].refused_swapped > 0.9 > 0.1 > unlearned[4].refused_swapped

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from decant.rag.reader.matching import MATCHES, Question, match
-from decant.rag.reader.traits import BEGINS, CAPITAL, STOP, TRAITS, sentence_numbers
+from decant.rag.reader.traits import OPENS, STOP, TRAITS, sentence_numbers
 
 # "A b . C b d ." and padding; the question is "B c"; 1 to 4 are letters in lower case, 5 to 8 in upper case.
 FOLDED = torch.tensor([[1, 2, 9, 3, 2, 4, 9, 0]])
@@ -15,8 +15,7 @@ MASK = torch.tensor([[True] * 7 + [False]])
 
 def traits() -> torch.Tensor:
     found = torch.zeros(1, 8, TRAITS, dtype=torch.bool)
-    found[0, [0, 1, 3, 4, 5], BEGINS] = True
-    found[0, [0, 3], CAPITAL] = True
+    found[0, [0, 3], OPENS] = True
     found[0, [2, 6], STOP] = True
     return found
 

@@ -18,6 +18,7 @@ from decant.index import Store
 from decant.index.testing import indexed
 from decant.rag import NO_ANSWER, Answerer, AnswerError, AnswerRules, GeneratorError
 from decant.rag.context_cache import ContextCache
+from decant.rag.reader import training
 from decant.rag.reader.adapter import TrainedReader, begin_from, is_trained_for, weights_digest
 from decant.rag.reader.batch import pad, read
 from decant.rag.reader.batches import Asked, Batches, nearest_strangers
@@ -29,7 +30,7 @@ from decant.rag.reader.model import ReaderConfig, SpanReader
 from decant.rag.reader.moving import move
 from decant.rag.reader.recipe import ReaderRecipe
 from decant.rag.reader.training import Trainer
-from decant.rag.reader.traits import BEGINS, CAPITAL, STOP, token_traits
+from decant.rag.reader.traits import token_traits
 from decant.rag.states import States, encode_states
 
 CONFIG = ReaderConfig(hidden=12, vocabulary=50, width=16)
@@ -190,22 +191,36 @@ def test_articles_are_held_out_whole_and_wrong_passages_are_near_ones_of_the_sam
     passages = StateFile.write(tmp_path / "p", encoder, questions.passages, "document")
     strangers = nearest_strangers(questions, asked, passages, token_traits(encoder)[0])
     lengths = np.full(len(questions.passages), 20)
-    batches = Batches(questions, lengths, strangers, replace(RECIPE, unanswerable=1.0, cut=0.5))
+    swappable = np.arange(len(questions.texts)) % 2 == 0
+    batches = Batches(questions, lengths, strangers, swappable, replace(RECIPE, unanswerable=1.0, cut=0.5, swapped=0.5))
     chosen = [asked for step in range(40) for asked in batches[step]]
-    assert {(a.answers, a.cut) for a in chosen} == {(True, False), (False, False), (False, True)}
+    kinds = {(a.answers, a.cut, a.swapped) for a in chosen}
+    assert kinds == {(True, False, False), (False, False, False), (False, True, False), (False, False, True)}
     for a in chosen:
         assert not questions.dev[a.question]
-        assert (questions.passage_of[a.question] == a.passage) == (a.answers or a.cut)
+        assert swappable[a.question] or not a.swapped
+        assert (questions.passage_of[a.question] == a.passage) == (a.answers or a.cut or a.swapped)
         assert questions.articles[questions.passage_of[a.question]] == questions.articles[a.passage]
+
+
+def test_a_question_in_its_other_form_has_no_answer(encoder, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "altered", lambda questions, seed: [f"Else {text}" for text in questions.texts])
+    trainer = Trainer(encoder, data, tmp_path / "r", replace(RECIPE, swapped=1.0))
+    assert trainer.reading(Asked(0, int(trainer.questions.passage_of[0]), answers=False, swapped=True))[1] is None
+    assert len(trainer.asked_swapped[0]) > len(trainer.asked[0])
+    seen = []
+    monkeypatch.setattr(
+        training, "pad", lambda passages, asked, owners: seen.extend(asked) or pad(passages, asked, owners)
+    )
+    trainer.loss(0)
+    lengths = {len(states) for states in seen}
+    own = {len(trainer.asked[i]) for i in range(len(trainer.asked))}
+    assert lengths & own
+    assert max(lengths) > max(own)
 
 
 def test_a_passage_without_the_sentence_that_answers(mini, data, tmp_path):
     trainer = Trainer(mini, data, tmp_path / "r", RECIPE)
-    asked = Asked(0, int(trainer.questions.passage_of[0]), answers=False, cut=True)
-    assert trainer.reading(asked) is None, "lower-case tokens tell no sentences apart: nothing is left, nothing learned"
-    tokens = [trainer.encoder.tokenizer.token_to_id(token) for token in (".", "the")]
-    trainer.traits[tokens[0], STOP] = True
-    trainer.traits[tokens[1], [BEGINS, CAPITAL]] = True
     for question in range(10):
         passage = int(trainer.questions.passage_of[question])
         states, none = trainer.reading(Asked(question, passage, answers=False, cut=True))
