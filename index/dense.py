@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .accelerator import Accelerator
 from .pool import VectorPool
-from .snapshot import HIT_COLUMNS, Snapshot
+from .snapshot import Snapshot
 from .topk import Ranked, candidates, exact_scores, normalize, ranked
 
 # Half of the vectors in memory may be of rows that went, and so many more.
@@ -56,15 +56,13 @@ class DenseView:
         slots[self.sealed_positions[living]] = living
         return slots
 
-    def shown(self, positions: NDArray[np.int64]) -> list[dict[str, Any]]:
-        """What a search shows of the rows at some positions, from the accelerator as far as that has it."""
+    def sealed_rows(self, positions: NDArray[np.int64]) -> list[dict[str, Any] | None]:
+        """What a search shows of the rows at some positions, None where the accelerator does not have it."""
         if self.sealed is None or self.sealed.passages is None:
-            return self.snapshot.take(positions, HIT_COLUMNS).to_pylist()
+            return [None] * len(positions)
         slots = self._slots[positions]
-        held, others = slots >= 0, positions[slots < 0]
-        sealed = iter(self.sealed.passages.take(slots[held].tolist()))
-        fresh = iter(self.snapshot.take(others, HIT_COLUMNS).to_pylist() if len(others) else ())
-        return [next(sealed if here else fresh) for here in held.tolist()]
+        held = iter(self.sealed.passages.take(slots[slots >= 0].tolist()))
+        return [next(held) if slot >= 0 else None for slot in slots.tolist()]
 
     def search(
         self,
@@ -86,7 +84,7 @@ class DenseView:
         """
         del where
         pooled = self._living_pool if mask is None else allowed_rows(self.pool_positions, mask)
-        tails = candidates(self.pool.matrix, queries, k, pooled)
+        tails = self.pool.candidates(queries, k, pooled)
         sealed = self._sealed_candidates(queries, k, mask, exact)
         found: list[Ranked] = []
         for row, tail in enumerate(tails):

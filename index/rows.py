@@ -111,7 +111,7 @@ def next_rows(table: PinnedTable, known: Rows, columns: Sequence[str]) -> Rows |
     Returns:
         None where more than that happened: rows were deleted, moved by compaction, or are too many.
     """
-    last = _last_rows(table, known, [*NAMES, *columns])
+    last = _last_rows(table, known, [*dict.fromkeys([*NAMES, *columns])])
     if last is None:
         return None
     before, older, fresh = last

@@ -69,7 +69,7 @@ class Snapshot:
 
     def _read_rows(self, known: Rows | None, follows: bool) -> Rows:
         if known is not None and follows:
-            columns = [*self._vector_columns, *self._sparse_columns]
+            columns = [*self._vector_columns, *self._sparse_columns, *HIT_COLUMNS]
             if rows := next_rows(self._table, known, columns):
                 return rows
         return read_rows(self._table, known)

@@ -17,7 +17,8 @@ from .dense import DenseView
 from .generations import UnusableGeneration, current
 from .lance_ann import LanceView, kind_of
 from .seismic import Segment
-from .snapshot import HIT_COLUMNS, Snapshot
+from .shown import ShownRows
+from .snapshot import Snapshot
 from .sparse import SparseView
 from .store import Store
 
@@ -60,6 +61,7 @@ class Views:
         self._guard = threading.Lock()
         self._dense: DenseView | None = None
         self._sparse: SparseView | None = None
+        self._rows = ShownRows()
         self.dense_generation = Generation[Accelerator | None](
             store.dense_folder, lambda: accelerator.load(store.dense_folder, meta.fingerprint, meta.layout.width), None
         )
@@ -75,14 +77,18 @@ class Views:
             sealed, old = self.dense_generation.value(), self._dense
             if old is None or old.snapshot is not snapshot or old.sealed is not sealed:
                 self._dense = old = dense.view_of(snapshot, sealed, old)
+                if (fresh := snapshot.rows.fresh) is not None:
+                    self._rows.add(snapshot.keys[len(snapshot) - len(fresh) :], fresh)
             return old
 
     def shown(self, snapshot: Snapshot, positions: NDArray[np.int64]) -> list[dict[str, Any]]:
-        """`HIT_COLUMNS` of the rows at some positions, from what is in memory for this snapshot or from its table."""
+        """`HIT_COLUMNS` of the rows at some positions, from what is in memory or from the snapshot's table."""
         view = self._dense
-        if view is not None and view.snapshot is snapshot:
-            return view.shown(positions)
-        return snapshot.take(positions, HIT_COLUMNS).to_pylist()
+        if view is None or view.snapshot is not snapshot or view.sealed is None:
+            return self._rows.take(snapshot, positions)
+        sealed = view.sealed_rows(positions)
+        others = iter(self._rows.take(snapshot, positions[[row is None for row in sealed]]))
+        return [next(others) if row is None else row for row in sealed]
 
     def sparse(self, snapshot: Snapshot) -> SparseView:
         """The sparse side of a snapshot; postings already in memory are kept."""

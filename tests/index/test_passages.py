@@ -66,6 +66,6 @@ def test_without_its_passages_an_accelerator_still_serves(store):
     view = searcher.view(store.snapshot())
     object.__setattr__(view.sealed, "passages", None)
     places = np.array([5, 2, 9])
-    assert [row["doc_id"] for row in view.shown(places)] == store.snapshot().take(places, ["doc_id"])[
-        "doc_id"
-    ].to_pylist()
+    assert [row["doc_id"] for row in searcher.views.shown(store.snapshot(), places)] == store.snapshot().take(
+        places, ["doc_id"]
+    )["doc_id"].to_pylist()

@@ -247,11 +247,13 @@ def test_readers_see_whole_documents_while_a_writer_works(store, searcher):
     threads = [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for number in range(1, 17):
-        store.replace(batch(number))
-        if number % 8 == 0:
-            store.optimize()
-    done.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for number in range(1, 17):
+            store.replace(batch(number))
+            if number % 8 == 0:
+                store.optimize()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
     assert failures == []
