@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from . import passages
+from . import graph_width, passages
 from .generations import Manifest, UnusableGeneration, publish, read_manifest, verified
 from .passages import Passages
 from .snapshot import Snapshot
@@ -26,9 +26,10 @@ from .topk import candidates, normalize
 # Below this many chunks exact search of one query takes a few milliseconds and an accelerator is not worth building.
 ACCELERATE_FROM = 50_000
 # On 30,000 clustered vectors of 384 dimensions a graph built so takes 0.6 ms of CPU a vector, half of what a build
-# width of 200 takes, and both find all of the 10 best at this search width (0.7 ms a query; exact search: 4.8 ms).
+# width of 200 takes, and both find all of the 10 best at a search width of 128 (0.7 ms a query; exact search: 4.8 ms).
 GRAPH_LINKS = 32
 GRAPH_BUILD_EF = 100
+# Of a graph that was built before its width was measured; see `graph_width`.
 GRAPH_SEARCH_EF = 128
 INVERTED_PROBES = 128
 # What an inverted file keeps of a vector, and how many candidates are scored again exactly for each result wanted:
@@ -74,7 +75,7 @@ class Accelerator:
         """Whether a filter leaves so few rows that searching exactly those is faster, and surer."""
         share = max(allowed_rows / len(self.keys), 1e-9)
         if self.manifest.facts["kind"] == "hnsw":
-            return allowed_rows <= EXACT_PRODUCTS_PER_STEP * _graph_width(k, share)
+            return allowed_rows <= EXACT_PRODUCTS_PER_STEP * _graph_width(self._width, k, share)
         return allowed_rows <= self._probes(share) * len(self.keys) / int(self.index.nlist)
 
     def search(
@@ -113,11 +114,15 @@ class Accelerator:
 
     def _parameters(self, k: int, share: float, selector: Any) -> Any:
         if self.manifest.facts["kind"] == "hnsw":
-            return _FAISS.SearchParametersHNSW(sel=selector, efSearch=_graph_width(k, share))
+            return _FAISS.SearchParametersHNSW(sel=selector, efSearch=_graph_width(self._width, k, share))
         make = (
             _FAISS.IVFRaBitQSearchParameters if self.manifest.facts["kind"] == "rabitq" else _FAISS.SearchParametersIVF
         )
         return make(sel=selector, nprobe=self._probes(share))
+
+    @property
+    def _width(self) -> int:
+        return int(self.manifest.facts.get("width", GRAPH_SEARCH_EF))
 
     def _probes(self, share: float) -> int:
         return min(int(self.index.nlist), math.ceil(INVERTED_PROBES / math.sqrt(share)))
@@ -158,6 +163,7 @@ def build(root: Path, snapshot: Snapshot, fingerprint: str, kind: str, why: str)
     vectors = snapshot.vectors(np.arange(len(snapshot)))
     normalize(vectors)
     index = _graph(vectors) if kind == "hnsw" else _inverted(vectors, INVERTED[kind][0])
+    measured = graph_width.measured(index, vectors) if kind == "hnsw" else {}
 
     def write(folder: Path) -> None:
         faiss.write_index(index, str(folder / FAISS_FILE))
@@ -166,7 +172,7 @@ def build(root: Path, snapshot: Snapshot, fingerprint: str, kind: str, why: str)
         passages.write(folder, snapshot)
 
     facts = {"kind": kind, "why": why, "rows": len(snapshot), "version": snapshot.version}
-    facts["dimension"] = snapshot.layout.width
+    facts |= {"dimension": snapshot.layout.width, **measured}
     return publish(root, snapshot.version, fingerprint, facts, write)
 
 
@@ -181,13 +187,15 @@ def load(root: Path, fingerprint: str, dimension: int) -> Accelerator | None:
         return None
     paths = verified(root, manifest, fingerprint, trust_stamps=True)
     try:
+        if manifest.facts["kind"] not in KINDS or int(manifest.facts.get("width", GRAPH_SEARCH_EF)) < 1:
+            raise ValueError("its manifest was edited")
         vectors = np.asarray(np.load(paths[VECTORS_FILE], mmap_mode="r"))
         keys = np.load(paths[KEYS_FILE])
         index = faiss.read_index(str(paths[FAISS_FILE]))
         shown = None
         if passages.LINES_FILE in paths:
             shown = passages.load(paths[passages.LINES_FILE], paths[passages.PLACES_FILE])
-    except (KeyError, OSError, ValueError, RuntimeError) as error:
+    except (KeyError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise UnusableGeneration(f"it cannot be loaded ({' '.join(str(error).split())[:120]})") from error
     if vectors.shape != (len(keys), dimension) or index.ntotal != len(keys) or index.d != dimension:
         raise UnusableGeneration("its files do not belong together")
@@ -196,9 +204,9 @@ def load(root: Path, fingerprint: str, dimension: int) -> Accelerator | None:
     return Accelerator(manifest, index, vectors, keys, shown)
 
 
-def _graph_width(k: int, share: float) -> int:
+def _graph_width(width: int, k: int, share: float) -> int:
     """The efSearch of faiss: a graph walk that keeps only a share of what it meets must meet that much more."""
-    return math.ceil(max(GRAPH_SEARCH_EF, 2 * k) / share)
+    return math.ceil(max(width, 2 * k) / share)
 
 
 def _graph(vectors: NDArray[np.float32]) -> Any:

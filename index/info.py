@@ -70,9 +70,11 @@ def dense_status(place: Place, snapshot: Snapshot, fingerprint: str, table: Any)
     except UnusableGeneration as error:
         return {"search": "exact", "reason": f"the accelerator is not used because {error}: build it again"}
     covered = int(np.isin(snapshot.keys, keys).sum())
+    facts = manifest.facts
+    width = f"; width {facts['width']} found {facts['width_recall']:.1%} of a sample" if "width" in facts else ""
     return {
-        "search": manifest.facts["kind"],
-        "reason": f"built from version {manifest.facts['version']}; {manifest.facts.get('why', 'as asked for')}",
+        "search": facts["kind"],
+        "reason": f"built from version {facts['version']}; {facts.get('why', 'as asked for')}{width}",
         "covered": covered,
         "exact_tail": len(snapshot) - covered,
         "tombstones": len(keys) - covered,

@@ -92,13 +92,17 @@ def exact_scores(
     """
     if not len(places):
         return np.zeros(0, np.float32)
-    begins = rows.indptr[places].astype(np.int64)
-    lengths = rows.indptr[places + 1] - begins
-    starts = np.cumsum(lengths) - lengths
-    members = np.arange(starts[-1] + lengths[-1]) + np.repeat(begins - starts, lengths)
+    # `take` and sums in place: of a search through a segment this is the only part that is Python's.
+    begins = rows.indptr.take(places)
+    lengths = rows.indptr.take(places + 1) - begins
+    ends = lengths.cumsum(dtype=np.int64)
+    starts = ends - lengths
+    members = np.arange(ends[-1])
+    members += (begins - starts).repeat(lengths)
     query = _scratch(width)
     query[terms] = weights
-    products = query[rows.indices[members]] * rows.data[members]
+    products = query.take(rows.indices.take(members))
+    products *= rows.data.take(members)
     query[terms] = 0
     return np.add.reduceat(products, starts).astype(np.float32)
 

@@ -73,7 +73,7 @@ class Segment:
         Where a filter leaves a share s of the rows, k / s are asked for, and more until k have passed; where it
         leaves few, exactly those are scored.
         """
-        left = len(self) if allowed is None else int(allowed.sum())
+        left = len(self) if allowed is None else int(np.count_nonzero(allowed))
         if not left:
             return np.zeros(0, np.int64)
         if exact or left <= EXACT_ROWS:
