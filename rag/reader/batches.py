@@ -7,7 +7,7 @@ sentence that answers, or asked something else (`swapping.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import count
 
@@ -47,12 +47,12 @@ class Batches:
         questions: Questions,
         lengths: NDArray[np.int64],
         strangers: dict[int, list[int]],
-        swappable: NDArray[np.bool_],
+        swappable: Container[int],
         recipe: ReaderRecipe,
     ) -> None:
         """Take passages of (P,) lengths that are not held out.
 
-        `strangers` are of `nearest_strangers`, `swappable` (N,) tells which questions have another form without answer.
+        `strangers` are of `nearest_strangers`, `swappable` holds the questions that have another form without answer.
         """
         self._swappable = swappable
         self._recipe = recipe
@@ -98,7 +98,7 @@ class Batches:
         cut = rng.permutation(own)[: rng.binomial(len(own), self._recipe.cut)].tolist()
         asked += [Asked(question, passage, answers=False, cut=True) for question in cut]
         swapped = rng.permutation(own)[: rng.binomial(len(own), self._recipe.swapped)].tolist()
-        return asked + [Asked(i, passage, answers=False, swapped=True) for i in swapped if self._swappable[i]]
+        return asked + [Asked(i, passage, answers=False, swapped=True) for i in swapped if i in self._swappable]
 
 
 def nearest_strangers(

@@ -42,10 +42,13 @@ class Trainer:
         )
         self.asked = StateFile.write(folder / "states" / "q", encoder, self.questions.texts, "query")
         self.passages = StateFile.write(folder / "states" / "p", encoder, self.questions.passages, "document")
-        self.swapped, self.asked_swapped = [""] * len(self.questions.texts), self.asked
-        if recipe.swapped:
-            self.swapped = altered(self.questions, recipe.seed)
-            self.asked_swapped = StateFile.write(folder / "states" / "s", encoder, self.swapped, "query")
+        self.swapped = altered(self.questions, recipe.seed) if recipe.swapped else [""] * len(self.questions.texts)
+        kept = [i for i, text in enumerate(self.swapped) if text and not self.questions.dev[i]]
+        # Places in the file, by question; held-out ones are only asked of a store.
+        self.swapped_at = {question: place for place, question in enumerate(kept)}
+        if kept:
+            texts = [self.swapped[i] for i in kept]
+            self.asked_swapped = StateFile.write(folder / "states" / "s", encoder, texts, "query")
         torch.manual_seed(recipe.seed)
         config = ReaderConfig(
             hidden=encoder.backbone.hidden_size,
@@ -65,8 +68,7 @@ class Trainer:
         self.reader.to(self.device)
         lengths = np.array([len(self.passages[i]) for i in range(len(self.passages))], np.int64)
         strangers = nearest_strangers(self.questions, self.asked, self.passages, folded)
-        swappable = np.array([bool(text) for text in self.swapped])
-        self.batches = Batches(self.questions, lengths, strangers, swappable, recipe)
+        self.batches = Batches(self.questions, lengths, strangers, self.swapped_at.keys(), recipe)
 
     def _begin(self) -> None:
         folder = Path(self.recipe.start)
@@ -94,13 +96,17 @@ class Trainer:
                 places[key] = len(passages)
                 passages.append(states)
             passage_of.append(places[key])
-        questions = [(self.asked_swapped if asked.swapped else self.asked)[asked.question] for asked, *_ in chosen]
-        pairs = pad(passages, questions, passage_of).to(self.device)
+        pairs = pad(passages, [self._question(asked) for asked, *_ in chosen], passage_of).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             starts, ends = read(self.reader, pairs)
         null = starts.shape[1] - 1
         first, last = torch.tensor([span or (null, null) for *_, span in chosen], device=self.device).T
         return StepResult((F.cross_entropy(starts, first) + F.cross_entropy(ends, last)) / 2, pairs.tokens)
+
+    def _question(self, asked: Asked) -> States:
+        if asked.swapped:
+            return self.asked_swapped[self.swapped_at[asked.question]]
+        return self.asked[asked.question]
 
     def reading(self, asked: Asked) -> tuple[States, tuple[int, int] | None] | None:
         """What is read and where the answer is in it, None for nowhere; None if there is nothing to learn from."""
