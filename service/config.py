@@ -96,6 +96,12 @@ class Settings(BaseSettings):
         None, description="What the endpoint calls its model; its key is read from DECANT_GENERATOR_KEY alone"
     )
     draft: str | None = Field(None, description="Folder of a smaller decoder that drafts for the one that writes")
+    kv_reuse: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of each passage's keys that a decoder keeps and joins instead of reading the passage again",
+    )
     device: str | None = Field(None, description="cpu, cuda, cuda:1 and so on; the best one here if absent")
     dtype: Dtype | None = Field(None, description="Number format of the model")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every one this machine has")

@@ -195,7 +195,9 @@ class _Uvicorn(uvicorn.Server):
 
 
 def _choice(settings: Settings) -> GeneratorChoice:
-    return GeneratorChoice(settings.generator, settings.generator_model, settings.draft, settings.device)
+    return GeneratorChoice(
+        settings.generator, settings.generator_model, settings.draft, settings.device, settings.kv_reuse
+    )
 
 
 def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:

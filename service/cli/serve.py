@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .generators import Reuse
 from .loading import load_encoder
 from .logs import log_as_json
 from .options import DEFAULT_STORE, Debug, Device, DtypeOption, Model
@@ -40,6 +41,7 @@ def command(
         str | None,
         typer.Option("--generator-model", metavar="NAME", help="What the endpoint that writes calls its model."),
     ] = None,
+    kv_reuse: Reuse = None,
     host: Annotated[
         str | None, typer.Option("--host", help="Address to listen on. Default: 127.0.0.1, this machine only.")
     ] = None,
@@ -64,7 +66,7 @@ def command(
     from ..config import Settings
 
     flags = {"model": model, "store": store, "host": host, "grpc_port": grpc_port, "http_port": http_port}
-    writer = {"generator": generator, "generator_model": generator_model}
+    writer = {"generator": generator, "generator_model": generator_model, "kv_reuse": kv_reuse}
     number = dtype.value if dtype else None
     settings = Settings.load(config, **flags, **writer, workers=workers, device=device, dtype=number)
     if settings.store is None and DEFAULT_STORE.is_dir():

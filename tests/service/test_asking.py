@@ -31,11 +31,8 @@ def library(mini: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from decant.index.batches import index_documents
 
     folder = tmp_path_factory.mktemp("library") / "store"
-    # Strength is measured against what the store's other passages score: there must be some.
-    others = (Path(__file__).parents[2] / "examples/corpus/tldr/commands.jsonl").read_text("utf-8").splitlines()[:60]
-    texts = {**DOCUMENTS, **{f"{i}.md": json.loads(line)["text"] for i, line in enumerate(others)}}
     with Store.open(folder, encoder=mini, create=True) as store:
-        index_documents(store, mini, [Document(name, text, path=name) for name, text in texts.items()])
+        index_documents(store, mini, [Document(name, text, path=name) for name, text in DOCUMENTS.items()])
     return folder
 
 
@@ -254,6 +251,15 @@ def test_the_reader_of_the_configuration_answers_from_cached_states(
     assert answer["citations"][0]["text"] == SENTENCE
     with pytest.raises(GeneratorError, match="another encoder"):
         run_server(of=encoder, store=store, generator="reader")
+
+
+def test_keys_and_values_are_reused_by_a_decoder_alone(
+    run_server: Callable[..., Any], mini: Encoder, library: Path
+) -> None:
+    from decant.rag import GeneratorError
+
+    with pytest.raises(GeneratorError, match="name its folder"):
+        run_server(of=mini, store=library, generator="reader", kv_reuse=0.5)
 
 
 def test_an_endpoint_needs_the_name_of_its_model() -> None:

@@ -149,6 +149,7 @@ def test_flags_come_before_variables_before_the_file(tmp_path: Path, monkeypatch
         ("nonsense = 1", "there is no setting nonsense$"),
         ("queued_token = 1", "is queued_tokens meant"),
         ('generator = "http://localhost:1/v1"', "^an endpoint needs"),
+        ("kv_reuse = 0", "kv_reuse"),
         ("http_port = ", "configuration"),
         ('[[api_keys]]\nsha256 = "the key itself"\ntenant = "a"', "hash"),
         (f'[[api_keys]]\nsha256 = "{"a" * 64}"\ntenant = "../b"', "tenant"),
