@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from .errors import StoreDamaged, StoreMismatch, StoreVersionError
 from .layout import Layout
@@ -13,6 +14,8 @@ META_FILE = "store.json"
 META_SCRATCH = META_FILE + ".new"
 """Where the next description is written before it takes the old one's place; a crash can leave it behind."""
 STORE_FORMAT = "decant-store"
+# No model has so wide a vector or so many terms.
+MOST = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def read_meta(place: Place, *, newest: int) -> StoreMeta | None:
         if raw.pop("format") != STORE_FORMAT:
             raise ValueError("it describes something else")
         if raw["schema"] <= newest:
+            _require_sense(raw)
             return StoreMeta(**raw)
         schema = int(raw["schema"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -82,6 +86,16 @@ def read_meta(place: Place, *, newest: int) -> StoreMeta | None:
 def write_meta(place: Place, meta: StoreMeta) -> None:
     """Write `store.json` so that a crash leaves either the old file or the new one."""
     place.write(META_FILE, json.dumps({"format": STORE_FORMAT, **asdict(meta)}, indent=2) + "\n")
+
+
+def _require_sense(raw: dict[str, Any]) -> None:
+    """Raise ValueError where somebody has edited a fact into what it cannot be."""
+    least = {"schema": 0, "dimension": 1, "terms": 0, "router": 0}
+    for name, value in raw.items():
+        if name not in least and not isinstance(value, str):
+            raise ValueError(f"{name} is {value!r}, no text")
+        if name in least and (type(value) is not int or not least[name] <= value <= MOST):
+            raise ValueError(f"{name} is {value!r}, no number from {least[name]} to {MOST:,}")
 
 
 def _name(model: str, fingerprint: str) -> str:

@@ -131,6 +131,31 @@ def test_damaged_metadata_is_said_to_be(tmp_path, content):
     one_line(caught, "store.json", "backup")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dimension": "wide"},
+        {"dimension": None},
+        {"dimension": 10**12},
+        {"dimension": 0},
+        {"dimension": True},
+        {"terms": -1},
+        {"router": 0.5},
+        {"schema": 1.5},
+        {"fingerprint": 7},
+        {"model_path": None},
+    ],
+    ids=str,
+)
+def test_a_fact_edited_into_what_it_cannot_be_is_named(tmp_path, changes):
+    make(tmp_path / "s")
+    edit_meta(tmp_path / "s", **changes)
+    for options in ({}, {"encoder": ENCODER, "create": True}):
+        with pytest.raises(StoreDamaged) as caught:
+            Store.open(tmp_path / "s", **options)
+        one_line(caught, "store.json", f"{next(iter(changes))} is", "backup")
+
+
 @pytest.mark.parametrize("changes", [{"dimension": 8}, {"terms": 100}, {"router": 4}])
 def test_a_description_of_other_tables_is_refused(tmp_path, changes):
     make(tmp_path / "s")
