@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 from .backbone import Backbone
 from .errors import ModelError, UnsupportedModelError
 from .formats.tensors import read_tensors
+from .term_transform import TermTransform
 
 _NAMES = ("lm_head.", "embed_out.")
 
@@ -27,7 +28,8 @@ class LmHead:
         scale: factor on the logits, positive (Cohere, Granite).
         softcap: logits become `softcap * tanh(logits / softcap)` (Gemma 2); None for no cap.
         tied: whether the weight is the table of input embeddings.
-        transform: what a masked language model does to states first (BERT); None for a decoder.
+        transform: what is done to states first, by a masked language model (BERT) or a head put on later
+            (`TermTransform`); None for a decoder.
     """
 
     weight: Tensor
@@ -57,7 +59,7 @@ class LmHead:
         scale, softcap = _scale(config), getattr(config, "final_logit_softcapping", None)
         table = backbone.model.get_input_embeddings().weight
         if getattr(config, "tie_word_embeddings", False) and isinstance(table, Tensor):
-            return cls(_fitting(table, backbone, folder), None, scale, softcap, tied=True)
+            return _tied(_fitting(table, backbone, folder), scale, softcap, folder)
         for name in _NAMES:
             state = read_tensors(folder, name)
             if "weight" in state:
@@ -67,7 +69,9 @@ class LmHead:
         raise ModelError(f"{folder} has no language-model head: load the decoder it came from, or leave sparse out")
 
     def save(self, folder: Path) -> None:
-        """Write weight and bias of a decoder's head; a tied one is in the backbone's weights already."""
+        """Write what the backbone's weights do not hold: of a tied head, its transform and bias where it has them."""
+        if isinstance(self.transform, TermTransform) and self.bias is not None:
+            self.transform.save(folder, self.bias)
         if self.tied:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +88,19 @@ class LmHead:
         """Apply scale and cap to (batch, V) raw logits; both keep their order, so a maximum may come first."""
         logits = logits * self.scale
         return self.softcap * torch.tanh(logits / self.softcap) if self.softcap else logits
+
+
+def _tied(table: Tensor, scale: float, softcap: float | None, folder: Path) -> LmHead:
+    """The head over the token table, with what `folder` may put in front of it."""
+    transform = TermTransform.load(folder)
+    if transform is None:
+        return LmHead(table, None, scale, softcap, tied=True)
+    bias = read_tensors(folder, "lm_head.").get("bias")
+    if transform.weight.shape != (table.shape[1],) * 2 or bias is None or len(bias) != len(table):
+        raise ModelError(
+            f"the head in {folder} does not fit a table of {len(table)} tokens by {table.shape[1]} features"
+        )
+    return LmHead(table, bias.to(table), scale, softcap, tied=True, transform=transform.to(table.device, table.dtype))
 
 
 def _scale(config: PretrainedConfig) -> float:

@@ -23,9 +23,10 @@ from .errors import ModelError
 from .examples import write_examples
 from .families import NOT_PLAIN
 from .formats import sentence_transformers, sparse_encoder
-from .formats.folder import CALIBRATION_FOLDER, EXAMPLES_FILE, LATENT_FOLDER
+from .formats.folder import CALIBRATION_FOLDER, EXAMPLES_FILE, LATENT_FOLDER, LM_HEAD_FOLDER
 from .masked_head import HeadTransform
 from .spec import Attention, EncoderSpec, Pooling, PromptSpan
+from .term_transform import TermTransform
 from .tokenization import TextTokenizer
 
 if TYPE_CHECKING:
@@ -115,14 +116,14 @@ def whole_model(encoder: Encoder) -> PreTrainedModel:
         return backbone
     head = sparse.lm_head
     with torch.device("meta"):
-        kind = AutoModelForCausalLM if head.transform is None else AutoModelForMaskedLM
+        kind = AutoModelForMaskedLM if isinstance(head.transform, HeadTransform) else AutoModelForCausalLM
         model: PreTrainedModel = kind.from_config(copy.deepcopy(backbone.config))
     setattr(model, model.base_model_prefix, backbone)
     if isinstance(head.transform, HeadTransform):
         model.load_state_dict(head.transform.model.state_dict(), strict=False, assign=True)
     last: Any = model.get_output_embeddings()
     last.weight = nn.Parameter(head.weight, requires_grad=False)
-    if head.bias is not None:
+    if head.bias is not None and not head.tied:
         last.bias = nn.Parameter(head.bias, requires_grad=False)
     if empty := [name for name, tensor in model.named_parameters() if tensor.is_meta]:
         raise ModelError(f"{encoder.path} gives no {empty[0]}, which its language model would be saved with")
@@ -133,8 +134,10 @@ def _save_modules(encoder: Encoder, folder: Path) -> None:
     """Write what stands behind the backbone, and sentence-transformers' description where it can have one."""
     spec, dense = encoder.spec, list[Path]()
     sparse_alone = spec.sparse is not None and encoder.outputs == ("sparse",)
+    lm_head = encoder.sparse_head.lm_head if encoder.sparse_head else None
+    own = lm_head is not None and isinstance(lm_head.transform, TermTransform)
     if sparse_alone:
-        reason = sparse_encoder.inexpressible(spec)
+        reason = "its sparse head has a transform" if own else sparse_encoder.inexpressible(spec)
     else:
         reason = sentence_transformers.inexpressible(spec) or _counting_differs(encoder.text_tokenizer, spec)
     reason = reason or _read_otherwise(encoder)
@@ -142,10 +145,12 @@ def _save_modules(encoder: Encoder, folder: Path) -> None:
         log.warning("%s loads in sentence-transformers through Decant only: %s", encoder.path, reason)
         sentence_transformers.write_foreign(folder, spec)
         dense = [folder / sentence_transformers.dense_folder(i) / "model.safetensors" for i in range(len(spec.dense))]
-    elif sparse_alone and encoder.sparse_head:
-        sparse_encoder.write(folder, spec, masked=encoder.sparse_head.lm_head.transform is not None)
+    elif sparse_alone and lm_head:
+        sparse_encoder.write(folder, spec, masked=lm_head.transform is not None)
     else:
         dense = sentence_transformers.write(folder, spec, encoder.backbone.hidden_size)
+    if lm_head and own:
+        lm_head.save(folder / LM_HEAD_FOLDER)
     encoder.head.save_dense(dense)
     if encoder.head.latent:
         encoder.head.latent.save(folder / LATENT_FOLDER)

@@ -12,7 +12,7 @@ from .pairs import PairSet
 from .ragged import Ragged
 
 Encode = Callable[[Ragged, NDArray[np.int64]], NDArray[np.float32]]
-"""Unit vectors (rows, D) of the chosen rows."""
+"""Vectors (rows, D) of the chosen rows."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def dev_sets(pairs: PairSet, distractors: int, seed: int = 0) -> list[DevSet]:
     return found
 
 
-def dev_scores(pairs: PairSet, sets: list[DevSet], encode: Encode, dim: int | None = None) -> dict[str, float]:
-    """nDCG@10 by source and their mean, by exact cosine search with vectors cut to `dim`."""
-    scores = {one.source: _score(pairs, one, encode, dim) for one in sets}
+def dev_scores(pairs: PairSet, sets: list[DevSet], encode: Encode, *, unit: bool = True) -> dict[str, float]:
+    """nDCG@10 by source and their mean, by exact search: cosine, or inner product where `unit` is False."""
+    scores = {one.source: _score(pairs, one, encode, unit=unit) for one in sets}
     return {**scores, "mean": float(np.mean(list(scores.values())))}
 
 
@@ -62,9 +62,10 @@ def ndcg_of_single_answers(scores: NDArray[np.float32], answers: NDArray[np.int6
     return float(np.where(ranks <= depth, 1 / np.log2(1 + ranks), 0.0).mean())
 
 
-def _score(pairs: PairSet, one: DevSet, encode: Encode, dim: int | None) -> float:
-    queries, passages = (
-        vectors[:, :dim] / np.maximum(np.linalg.norm(vectors[:, :dim], axis=1, keepdims=True), 1e-12)
-        for vectors in (encode(pairs.queries, one.query_rows), encode(pairs.passages, one.passage_rows))
-    )
+def _score(pairs: PairSet, one: DevSet, encode: Encode, *, unit: bool) -> float:
+    queries, passages = encode(pairs.queries, one.query_rows), encode(pairs.passages, one.passage_rows)
+    if unit:
+        queries, passages = (
+            v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in (queries, passages)
+        )
     return ndcg_of_single_answers(queries @ passages.T, one.answers)

@@ -85,6 +85,33 @@ class DistilRecipe:
 
 
 @dataclass(frozen=True)
+class TermsRecipe:
+    """Train a sparse head on the finished encoder, which stays as it is.
+
+    `gain` is the logit of a token's own term at the start, before its bias; `rarity` times the square root of a term's
+    inverse document frequency its weight.
+    """
+
+    step: ClassVar[str] = "terms"
+    seed: int = 0
+    fit_tokens: int = 60_000
+    fit_limit: int = 160
+    ridge: float = 0.01
+    gain: float = 20.0
+    rarity: float = 0.5
+    batch_tokens: int = 6_000
+    passage_tokens: dict[int, float] = dataclasses.field(default_factory=lambda: {128: 1.0})
+    sampled_terms: int = 1_000
+    flops: float = 1e-3
+    flops_warmup_steps: int = 100
+    steps: int = 600
+    learning_rate: float = 1e-3
+    terms_learning_rate: float = 5e-3
+    warmup_steps: int = 20
+    checkpoint_steps: int = 50
+
+
+@dataclass(frozen=True)
 class ExportRecipe:
     """Write the trained model as an encoder folder."""
 
@@ -94,7 +121,7 @@ class ExportRecipe:
     dtype: str = "float16"
 
 
-Recipe = TokenizerRecipe | PairsRecipe | InheritRecipe | DistilRecipe | ExportRecipe | TrainRecipe
+Recipe = TokenizerRecipe | PairsRecipe | InheritRecipe | DistilRecipe | TermsRecipe | ExportRecipe | TrainRecipe
 STEPS: dict[str, type[Recipe]] = {recipe.step: recipe for recipe in get_args(Recipe)}
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
@@ -34,6 +35,7 @@ from .recipe import (
     NamedRecipe,
     PairsRecipe,
     Recipe,
+    TermsRecipe,
     TokenizerRecipe,
 )
 from .run import Progress
@@ -41,6 +43,7 @@ from .settings import RecipeError
 from .sources import DataError, data_root
 from .states import hidden_states, text_means
 from .teacher import TokenTeacher, load_bert, minilm_folder
+from .term_head import HEAD, train_terms
 from .tokenizer import inherited_tokenizer, train_tokenizer, training_texts
 from .training_recipe import TrainRecipe
 
@@ -116,9 +119,12 @@ class Run:
                 self._inherit(recipe, folder)
             case DistilRecipe():
                 self._distil(recipe, folder)
+            case TermsRecipe():
+                self._terms(recipe, folder)
             case ExportRecipe():
                 model, dims = self._model("distil"), self._setting("distil", "dims")
-                export_encoder(model, self._axes(), self._tokenizer(), dims, recipe, Path(recipe.folder))
+                head = load_file(self._result("terms") / HEAD)
+                export_encoder(model, self._axes(), head, self._tokenizer(), dims, recipe, Path(recipe.folder))
 
     def _inherit(self, recipe: InheritRecipe, folder: Path) -> None:
         pairs = PairSet.load(self._result("pairs"))
@@ -141,6 +147,16 @@ class Run:
         cast(nn.Module, model).to("cpu")
         model.save_pretrained(folder / "model")
         self._write_dev_scores(model, pairs, folder)
+
+    def _terms(self, recipe: TermsRecipe, folder: Path) -> None:
+        pairs, model = PairSet.load(self._result("pairs")), self._model("distil")
+        special = self._tokenizer().all_special_ids
+        head = train_terms(model, pairs, special, recipe, folder, self.report)
+        save_file({name: part.detach() for name, part in head.named_parameters()}, folder / HEAD)
+        terms = torch.tensor(sorted({*range(len(head.terms))} - {*special}))
+        encode = encode_with(lambda texts: head(hidden_states(model, texts), texts, terms))
+        scores = dev_scores(pairs, dev_sets(pairs, _DEV_DISTRACTORS), encode, unit=False)
+        (folder / "dev.json").write_text(json.dumps(scores, indent=2) + "\n")
 
     def _write_dev_scores(self, model: LlamaForCausalLM, pairs: PairSet, folder: Path) -> None:
         encode = encode_with(lambda texts: text_means(hidden_states(model, texts), texts))

@@ -216,7 +216,8 @@ def test_agrees_with_sentence_transformers(encoder_with_head: Callable[..., Enco
 def test_tiles_equal_one_logit_matrix_forward_and_gradient(
     lengths: list[int], masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_module("decant.kernels.pooling.splade"), "TILE_TOKENS", 6)
+    for name, size in (("TILE_TOKENS", 6), ("TILE_TERMS", 7), ("GRADIENT_TOKENS", 4)):
+        monkeypatch.setattr(import_module("decant.kernels.pooling.splade"), name, size)
     layout = PackedLayout.from_lengths(lengths, causal=True)
     total = sum(lengths)
     keep = torch.arange(total) % 3 != 1 if masked else None

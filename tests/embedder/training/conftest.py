@@ -92,7 +92,7 @@ def teacher_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def recipes():
     """The steps at toy size, in order, by name."""
-    from decant.embedder.training.recipe import DistilRecipe, InheritRecipe, PairsRecipe, TokenizerRecipe
+    from decant.embedder.training.recipe import DistilRecipe, InheritRecipe, PairsRecipe, TermsRecipe, TokenizerRecipe
 
     sources = {"ask": 60, "code": 60, "notes": 40}
     steps = [
@@ -107,6 +107,15 @@ def recipes():
             steps=16,
             learning_rate=1e-3,
             matrix_learning_rate=5e-3,
+            warmup_steps=2,
+            checkpoint_steps=4,
+        ),
+        TermsRecipe(
+            fit_tokens=1_000,
+            batch_tokens=300,
+            passage_tokens={48: 1.0},
+            sampled_terms=20,
+            steps=12,
             warmup_steps=2,
             checkpoint_steps=4,
         ),
