@@ -129,12 +129,15 @@ class SparseSpec:
         shifted: whether the logits at one token speak of the next, as in heads trained by next-token prediction or
             MNTP (LLM2Vec): the pooled places are then those in front of pooled tokens, a BOS among them.
         double_log: whether the logarithm is taken twice (arXiv 2504.14839).
+        on_request: whether an index holds these rows only where it is asked to: their head may cost more than the
+            model.
     """
 
     top_k: int | None = None
     special_tokens: bool = False
     shifted: bool = False
     double_log: bool = False
+    on_request: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a cap that leaves nothing."""

@@ -78,6 +78,12 @@ class TokenEncoder:
         return tuple(name for name, there in offered.items() if there)
 
     @property
+    def indexed_outputs(self) -> tuple[str, ...]:
+        """Those of `outputs` that an index holds where nothing else is asked for."""
+        apart = self.spec.sparse is not None and self.spec.sparse.on_request
+        return tuple(name for name in self.outputs if not (apart and name == "sparse"))
+
+    @property
     def dimension(self) -> int:
         """Width of a dense vector when none is asked for; 0 where the model makes none."""
         return self.head.width(None)

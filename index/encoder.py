@@ -19,6 +19,7 @@ class Encoder(Protocol):
         tokenizer: neither truncates nor pads.
         max_tokens: longest sequence, prompt and special tokens included.
         outputs: the representations it offers: `dense`, `sparse`, `router`.
+        indexed_outputs: those that a store holds where nothing else is asked for.
     """
 
     @property
@@ -44,6 +45,11 @@ class Encoder(Protocol):
     @property
     def outputs(self) -> tuple[str, ...]:
         """What `encode` can be asked for."""
+        ...
+
+    @property
+    def indexed_outputs(self) -> tuple[str, ...]:
+        """What a store holds by default."""
         ...
 
     def encode(

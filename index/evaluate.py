@@ -100,7 +100,7 @@ def evaluate_per_query(
         InputError: an unknown mode, or not a BEIR folder.
         StoreError: `store_dir` cannot be used.
     """
-    layout = layout_of(encoder)
+    layout = layout_of(encoder, encoder.outputs)
     modes = available(layout) if modes is None else modes
     if not modes:
         raise InputError(f"no mode to evaluate: choose from {', '.join(available(layout))}")
@@ -178,11 +178,11 @@ def _best_chunks(hits: Sequence[Hit]) -> list[tuple[str, float]]:
 @contextmanager
 def _store(folder: Path | None, encoder: Encoder) -> Generator[Store]:
     if folder is not None:
-        with Store.open(folder, encoder=encoder, create=True) as store:
+        with Store.open(folder, encoder=encoder, create=True, outputs=encoder.outputs) as store:
             yield store
         return
     with tempfile.TemporaryDirectory(prefix="decant-eval-") as scratch:
-        with Store.open(Path(scratch) / "store", encoder=encoder, create=True) as store:
+        with Store.open(Path(scratch) / "store", encoder=encoder, create=True, outputs=encoder.outputs) as store:
             yield store
 
 
@@ -192,7 +192,7 @@ class _Remembering:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._queries: dict[tuple[object, ...], Embeddings] = {}
-        self.outputs = encoder.outputs
+        self.outputs, self.indexed_outputs = encoder.outputs, encoder.indexed_outputs
         self.fingerprint, self.dimension = encoder.fingerprint, encoder.dimension
         self.tokenizer, self.max_tokens = encoder.tokenizer, encoder.max_tokens
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from scipy.sparse import csr_array
 
 from ..embedder.embeddings import Embeddings
-from ..embedder.errors import ModelError
+from ..embedder.errors import InputError, ModelError
 from .encoder import Encoder
 
 # In the order in which an encoder is asked for them.
@@ -41,18 +42,22 @@ class Layout:
         return self.dimension + self.router
 
 
-def layout_of(encoder: Encoder) -> Layout:
-    """Everything that an encoder offers; encodes one word where a width is not known otherwise.
+def layout_of(encoder: Encoder, outputs: Sequence[str] | None = None) -> Layout:
+    """The layout of these representations, None for those that the encoder wants held; may encode one word.
 
     Raises:
-        ModelError: it makes no dense vectors.
+        ModelError: the encoder makes no dense vectors.
+        InputError: `dense` is not among `outputs`, or one that the encoder does not make is.
     """
-    offered = tuple(name for name in OUTPUTS if name in encoder.outputs)
-    if "dense" not in offered:
+    if "dense" not in encoder.outputs:
         raise ModelError("this model makes no dense vectors: index with one that does")
-    if offered == ("dense",):
-        return Layout(encoder.dimension)
-    return widths(encoder.encode(["a"], kind="document", outputs=offered))
+    asked = encoder.indexed_outputs if outputs is None else tuple(outputs)
+    if unknown := sorted(set(asked) - set(encoder.outputs)):
+        raise InputError(f"this model makes {', '.join(encoder.outputs)} vectors, not {unknown[0]}")
+    if "dense" not in asked:
+        raise InputError("a store holds dense vectors, whatever else: name dense, too")
+    held = tuple(name for name in OUTPUTS if name in asked)
+    return Layout(encoder.dimension) if held == ("dense",) else widths(encoder.encode(["a"], outputs=held))
 
 
 def widths(embeddings: Embeddings) -> Layout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ LOCK = "lock"
 ACCELERATORS = "accelerators"
 
 
-def locate(place: Place, encoder: Encoder | None, *, create: bool, read_only: bool) -> StoreMeta:
+def locate(
+    place: Place, encoder: Encoder | None, *, create: bool, read_only: bool, outputs: Sequence[str] | None = None
+) -> StoreMeta:
     """The description of the store at `place`, created or migrated first where that is asked for.
 
     Raises:
@@ -36,7 +39,7 @@ def locate(place: Place, encoder: Encoder | None, *, create: bool, read_only: bo
             raise _not_found(place)
         if encoder is None:
             raise StoreError(f"a new store at {place} needs the encoder whose vectors it will hold")
-        return _create(place, encoder)
+        return _create(place, encoder, outputs)
     if meta.schema < SCHEMA_VERSION:
         if read_only or place.remote:
             raise StoreVersionError(
@@ -67,7 +70,7 @@ def lock_of(place: Place) -> WriterLock | Lease:
     return Lease(place, LOCK) if place.remote else WriterLock(place.folder / LOCK)
 
 
-def _create(place: Place, encoder: Encoder) -> StoreMeta:
+def _create(place: Place, encoder: Encoder, outputs: Sequence[str] | None) -> StoreMeta:
     if not place.remote:
         _make_folder(place.folder)
     lock = lock_of(place)
@@ -76,7 +79,7 @@ def _create(place: Place, encoder: Encoder) -> StoreMeta:
         # Another process may have created it between the look and the lock.
         meta = read_meta(place, newest=SCHEMA_VERSION)
         if meta is None:
-            meta = _fresh_meta(encoder)
+            meta = _fresh_meta(encoder, outputs)
             with lance_errors(place):
                 # Tables without store.json are those of a creation that was killed: nothing was ever put in.
                 if not place.remote:
@@ -101,9 +104,9 @@ def _make_folder(root: Path) -> None:
         raise StoreReadOnly(f"cannot create a store at {root}: {error.strerror}; choose another folder") from error
 
 
-def _fresh_meta(encoder: Encoder) -> StoreMeta:
+def _fresh_meta(encoder: Encoder, outputs: Sequence[str] | None) -> StoreMeta:
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    layout = layout_of(encoder)
+    layout = layout_of(encoder, outputs)
     return StoreMeta(
         SCHEMA_VERSION,
         encoder.fingerprint,

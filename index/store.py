@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar, cast
 import lancedb
 from lancedb.table import Table
 
+from ..embedder.errors import InputError
 from . import accelerator, copies, generations, lance_ann, segments
 from .content import content_digest
 from .documents import Chunk, Document
@@ -80,6 +81,7 @@ class Store:
         encoder: Encoder | None = None,
         create: bool = False,
         read_only: bool = False,
+        outputs: Sequence[str] | None = None,
     ) -> Self:
         """Open a store, or create it.
 
@@ -88,8 +90,11 @@ class Store:
             encoder: whose vectors the store holds or will hold; required to create one.
             create: whether to create the store if there is none.
             read_only: refuse every write, and open an older schema's store only if it needs no migration.
+            outputs: representations that its rows hold: `dense` and what else of the encoder's, None for the encoder's
+                `indexed_outputs`. A store that is there already keeps its own, and must hold these.
 
         Raises:
+            InputError: `outputs` are none of the encoder's, or none of the store's.
             StoreNotFound: nothing is there and `create` is False.
             StoreMismatch: another encoder made the store.
             StoreVersionError: the schema is newer, or older and `read_only` is set.
@@ -97,7 +102,11 @@ class Store:
             StoreLocked: it must be created or migrated and another process is writing.
         """
         place = place_of(path)
-        meta = locate(place, encoder, create=create and not read_only, read_only=read_only)
+        meta = locate(place, encoder, create=create and not read_only, read_only=read_only, outputs=outputs)
+        if outputs is not None and (lacking := sorted(set(outputs) - set(meta.layout.outputs))):
+            raise InputError(
+                f"the store at {place} was made without {lacking[0]} vectors: index into a new folder to have them"
+            )
         if encoder is not None:
             meta.require_fingerprint(encoder.fingerprint, model_name(encoder), place)
         return cls(place, meta, read_only=read_only)

@@ -35,7 +35,7 @@ class HashEncoder:
         router: int = 8,
     ) -> None:
         self.dimension = dimension
-        self.outputs = tuple(outputs)
+        self.outputs = self.indexed_outputs = tuple(outputs)
         self._terms, self._router = terms, router
         self.max_tokens = max_tokens
         self.fingerprint = f"{name}-{dimension}"

@@ -39,7 +39,7 @@ def export_encoder(
         max_tokens=int(model.config.max_position_embeddings),
         dense=(DenseSpec(width, width, bias=False, activation=Activation.IDENTITY),),
         dimensions=tuple(dim for dim in dims if dim < width),
-        sparse=SparseSpec(),
+        sparse=SparseSpec(on_request=True),
     )
     folder.mkdir(parents=True, exist_ok=True)
     model.to(getattr(torch, recipe.dtype)).save_pretrained(folder)

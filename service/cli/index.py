@@ -49,6 +49,15 @@ def command(
     model: Model = None,
     chunk_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of one passage.")] = CHUNK_TOKENS,
     overlap: Annotated[int, typer.Option(min=0, help="Tokens a passage may repeat from the one before.")] = 0,
+    outputs: Annotated[
+        str | None,
+        typer.Option(
+            "--outputs",
+            metavar="LIST",
+            help="What a new index holds of each passage, commas between: dense, with sparse or router where the model "
+            "makes them. Default: what the model wants held, which is dense with decant-mini.",
+        ),
+    ] = None,
     late_chunking: Annotated[
         bool, typer.Option("--late-chunking", help="Encode documents whole, so that passages know their context.")
     ] = False,
@@ -84,7 +93,8 @@ def command(
     require_paths(paths)
     if workers is not None and engine is Engine.LOCAL:
         raise Problem("--workers goes with --engine ray: one process does the local engine's work")
-    options = _Options(engine, workers, chunk_tokens, overlap, late_chunking, cache_context)
+    held = None if outputs is None else tuple(name.strip() for name in outputs.split(","))
+    options = _Options(engine, workers, chunk_tokens, overlap, late_chunking, cache_context, held)
     report, seconds = _index(paths, store, model, options, device, dtype, debug=debug)
     if as_json:
         print_json({"store": str(store), "seconds": round(seconds, 3), **_as_json(report)})
@@ -103,6 +113,7 @@ class _Options:
     overlap: int
     late: bool
     cache_context: StateFormat | None
+    outputs: tuple[str, ...] | None
 
 
 def _index(
@@ -122,7 +133,7 @@ def _index(
 
     began = time.monotonic()
     with (
-        IndexStore.open(folder, encoder=encoder, create=True) as store,
+        IndexStore.open(folder, encoder=encoder, create=True, outputs=options.outputs) as store,
         progress_bar(f"indexing with {name_of(model)}") as advance,
     ):
 

@@ -47,7 +47,8 @@ class ByteEncoder:
 
     def __init__(self, max_tokens: int = 64, prompt: int = 3) -> None:
         self.tokenizer, self.max_tokens, self._prompt = byte_level_tokenizer(), max_tokens, prompt
-        self.fingerprint, self.dimension, self.outputs = "bytes", 2, ("dense",)
+        self.fingerprint, self.dimension = "bytes", 2
+        self.outputs = self.indexed_outputs = ("dense",)
 
     def tokens(self, text: str) -> int:
         return self._prompt + len(self.tokenizer.encode(text, add_special_tokens=False).ids)

@@ -9,6 +9,7 @@ import lancedb
 import pytest
 from lancedb.index import FTS
 
+from decant.embedder import InputError
 from decant.index import Searcher, Store
 from decant.index.errors import (
     StoreDamaged,
@@ -304,3 +305,29 @@ def test_a_store_of_schema_1_is_migrated_and_found_by_its_titles(tmp_path):
         "words_idx"
     }
     assert (root / "backups" / "schema-1" / "store.json").exists()
+
+
+def test_a_new_store_holds_what_it_is_asked_for(tmp_path):
+    encoder = HashEncoder(outputs=("dense", "sparse", "router"))
+    with Store.open(tmp_path / "all", encoder=encoder, create=True) as store:
+        assert store.meta.layout.outputs == ("dense", "sparse", "router")
+    encoder.indexed_outputs = ("dense", "router")
+    with Store.open(tmp_path / "wanted", encoder=encoder, create=True) as store:
+        assert store.meta.layout.outputs == ("dense", "router")
+    with Store.open(tmp_path / "asked", encoder=encoder, create=True, outputs=("sparse", "dense")) as store:
+        assert store.meta.layout.outputs == ("dense", "sparse")
+    with Store.open(tmp_path / "asked", encoder=encoder, create=True) as store:
+        assert store.meta.layout.outputs == ("dense", "sparse")
+
+
+def test_a_store_that_cannot_hold_what_is_asked_for_says_so(tmp_path):
+    encoder = HashEncoder(outputs=("dense", "sparse"))
+    for outputs, told in (
+        (("dense", "colbert"), "makes dense, sparse vectors, not colbert"),
+        (("sparse",), "name dense"),
+    ):
+        with pytest.raises(InputError, match=told):
+            Store.open(tmp_path / "none", encoder=encoder, create=True, outputs=outputs)
+    Store.open(tmp_path / "dense", encoder=encoder, create=True, outputs=("dense",)).close()
+    with pytest.raises(InputError, match="was made without sparse vectors"):
+        Store.open(tmp_path / "dense", encoder=encoder, create=True, outputs=("dense", "sparse"))
