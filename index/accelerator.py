@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,8 +188,7 @@ def load(root: Path, fingerprint: str, dimension: int) -> Accelerator | None:
         return None
     paths = verified(root, manifest, fingerprint, trust_stamps=True)
     try:
-        if manifest.facts["kind"] not in KINDS or int(manifest.facts.get("width", GRAPH_SEARCH_EF)) < 1:
-            raise ValueError("its manifest was edited")
+        check_facts(manifest.facts)
         vectors = np.asarray(np.load(paths[VECTORS_FILE], mmap_mode="r"))
         keys = np.load(paths[KEYS_FILE])
         index = faiss.read_index(str(paths[FAISS_FILE]))
@@ -202,6 +202,12 @@ def load(root: Path, fingerprint: str, dimension: int) -> Accelerator | None:
     if shown is not None and len(shown.places) != len(keys):
         raise UnusableGeneration("its files do not belong together")
     return Accelerator(manifest, index, vectors, keys, shown)
+
+
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Raise KeyError, TypeError or ValueError where a manifest does not say what a search needs to know."""
+    if facts["kind"] not in KINDS or int(facts.get("width", GRAPH_SEARCH_EF)) < 1:
+        raise ValueError("its manifest was edited")
 
 
 def _graph_width(width: int, k: int, share: float) -> int:

@@ -104,6 +104,8 @@ def read_manifest(root: Path) -> Manifest | None:
             raise ValueError("its format is not this version's")
         raw["files"] = {name: (int(size), str(digest)) for name, (size, digest) in raw["files"].items()}
         manifest = Manifest(**raw)
+        if not (isinstance(manifest.facts, dict) and isinstance(manifest.stamps, dict)):
+            raise ValueError("its facts are none")
         if Path(manifest.generation).name != manifest.generation or not manifest.generation.startswith("g-"):
             raise ValueError("it names a folder outside")
         return manifest

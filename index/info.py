@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import accelerator, segments
-from .generations import UnusableGeneration, read_manifest, verified
+from .generations import Manifest, UnusableGeneration, read_manifest, verified
 from .lance_ann import kind_of, status
 from .lexical import unindexed_rows
 from .meta import StoreMeta
@@ -67,18 +67,29 @@ def dense_status(place: Place, snapshot: Snapshot, fingerprint: str, table: Any)
             missing = "" if kind == "exact" else f"; none was built yet, although {reason}"
             return {"search": "exact", "reason": reason if kind == "exact" else f"no accelerator{missing}"}
         keys = np.load(verified(folder, manifest, fingerprint)[accelerator.KEYS_FILE])
-    except UnusableGeneration as error:
-        return {"search": "exact", "reason": f"the accelerator is not used because {error}: build it again"}
+        built = _built(manifest)
+    except (UnusableGeneration, KeyError, TypeError, ValueError) as error:
+        return {"search": "exact", "reason": f"the accelerator is not used because {_said(error)}: build it again"}
     covered = int(np.isin(snapshot.keys, keys).sum())
-    facts = manifest.facts
-    width = f"; width {facts['width']} found {facts['width_recall']:.1%} of a sample" if "width" in facts else ""
     return {
-        "search": facts["kind"],
-        "reason": f"built from version {facts['version']}; {facts.get('why', 'as asked for')}{width}",
+        "search": manifest.facts["kind"],
+        "reason": built,
         "covered": covered,
         "exact_tail": len(snapshot) - covered,
         "tombstones": len(keys) - covered,
     }
+
+
+def _built(manifest: Manifest) -> str:
+    """From what a dense accelerator was built, and why, and how widely it is searched."""
+    facts = manifest.facts
+    accelerator.check_facts(facts)
+    width = f"; width {facts['width']} found {facts['width_recall']:.1%} of a sample" if "width" in facts else ""
+    return f"built from version {facts['version']}; {facts.get('why', 'as asked for')}{width}"
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, UnusableGeneration) else f"its manifest makes no sense ({error})"
 
 
 def place_bytes(place: Place) -> int:

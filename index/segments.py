@@ -78,7 +78,7 @@ def load(root: Path, fingerprint: str, terms: int) -> tuple[Segment, ...]:
     paths = verified(root, manifest, fingerprint, trust_stamps=True)
     try:
         return tuple(load_segment(paths, number, terms) for number in range(int(manifest.facts["segments"])))
-    except (KeyError, OSError, ValueError, RuntimeError) as error:
+    except (KeyError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise UnusableGeneration(f"it cannot be loaded ({' '.join(str(error).split())[:120]})") from error
 
 
@@ -90,7 +90,7 @@ def status(root: Path, snapshot: Snapshot, fingerprint: str) -> Mapping[str, Any
             return {"search": "exact", "reason": _small(len(snapshot)) if len(snapshot) < SEAL_FROM else _unbuilt()}
         paths = verified(root, manifest, fingerprint)
         keys = np.concatenate([np.load(paths[f"{n}-{KEYS}"]) for n in range(int(manifest.facts["segments"]))])
-    except (UnusableGeneration, KeyError) as error:
+    except (UnusableGeneration, KeyError, TypeError, ValueError) as error:
         return {"search": "exact", "reason": f"the accelerator is not used because {error}: build it again"}
     covered = int(np.isin(snapshot.keys, keys).sum())
     return {
@@ -110,7 +110,7 @@ def _kept(root: Path, snapshot: Snapshot, fingerprint: str) -> list[NDArray[np.i
             return []
         paths = verified(root, manifest, fingerprint)
         return [np.load(paths[f"{n}-{KEYS}"]) for n in range(int(manifest.facts["segments"]))]
-    except (UnusableGeneration, KeyError, ValueError):
+    except (UnusableGeneration, KeyError, TypeError, ValueError):
         return []
 
 

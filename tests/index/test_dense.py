@@ -244,6 +244,9 @@ DAMAGE = {
     "index.faiss cannot be read": lambda folder, g: (g / "index.faiss").unlink(),
     "another model's vectors": lambda folder, g: _edit_manifest(folder, fingerprint="other"),
     "manifest cannot be read": lambda folder, g: (folder / MANIFEST).write_text("{"),
+    "('kind')": lambda folder, g: _edit_manifest(folder, facts={}),
+    "its facts are none": lambda folder, g: _edit_manifest(folder, facts=None),
+    ".npy')": lambda folder, g: _edit_manifest(folder, files={}),
     "names a folder outside": lambda folder, g: _edit_manifest(folder, generation="../../g-x"),
 }
 
