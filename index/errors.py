@@ -15,6 +15,7 @@ QueryError            a query or a number of results that makes no sense
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -65,6 +66,10 @@ class QueryError(DecantError):
     """An empty query, an impossible k, or query vectors that do not fit the store."""
 
 
+# Where in Lance's own source an error was raised: a path of the machine that built it.
+_RUST = re.compile(r",? /\S*(?:/rustc/|/\.cargo/|\.rs:\d)|, /rustc/")
+
+
 @contextmanager
 def lance_errors(root: object) -> Generator[None]:
     """Turn Lance's multi-line errors into one line that says what to do.
@@ -76,7 +81,7 @@ def lance_errors(root: object) -> Generator[None]:
     try:
         yield
     except (RuntimeError, OSError, ValueError) as error:
-        text = " ".join(str(error).split()).split(", /rustc/")[0]
+        text = _RUST.split(" ".join(str(error).split()))[0]
         if "No space left" in text or "os error 28" in text:
             raise StoreError(
                 f"the disk of {root} is full: free some space and run the command again; what was stored is safe"

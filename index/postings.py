@@ -93,9 +93,9 @@ def exact_scores(
     if not len(places):
         return np.zeros(0, np.float32)
     # `take` and sums in place: of a search through a segment this is the only part that is Python's.
-    begins = rows.indptr.take(places)
+    begins = rows.indptr.take(places).astype(np.int64)
     lengths = rows.indptr.take(places + 1) - begins
-    ends = lengths.cumsum(dtype=np.int64)
+    ends = lengths.cumsum()
     starts = ends - lengths
     members = np.arange(ends[-1])
     members += (begins - starts).repeat(lengths)

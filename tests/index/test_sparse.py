@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_array, random_array, vstack
 
 from decant.embedder.embeddings import Embeddings
-from decant.index import Searcher, Store
+from decant.index import Searcher, Store, seismic
 from decant.index.errors import BatchError, QueryError
 from decant.index.postings import Postings, appended
 from decant.index.recall import measure_recall
@@ -150,6 +150,16 @@ def test_filters_keep_the_recall_of_sealed_segments(filled, share, tmp_path):
         assert report.search == "seismic" and report.recall >= 0.97
     finally:
         store.seal_sparse("exact")
+
+
+def test_rows_that_are_scored_again_lie_in_the_file_with_32_bit_numbers(tmp_path):
+    rows = csr_array(random_array((50, 300), density=0.1, rng=np.random.default_rng(0), dtype=np.float32, format="csr"))
+    rows.indptr, rows.indices = rows.indptr.astype(np.int64), rows.indices.astype(np.int64)
+    seismic.write_segment(tmp_path, 0, np.arange(50), rows, 300)
+    held = seismic.load_segment({file.name: file for file in tmp_path.iterdir()}, 0, 300).rows
+    assert held.indices.dtype == held.indptr.dtype == np.int32
+    assert not held.indices.flags.writeable and not held.data.flags.writeable  # views of the mapped files
+    assert (held != rows[np.diff(rows.indptr) > 0]).nnz == 0
 
 
 def test_a_damaged_segment_is_never_loaded_and_search_goes_on_exactly(tmp_path):
