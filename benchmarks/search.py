@@ -65,6 +65,7 @@ def main() -> None:
         for name, build in engines.items():
             if name in done or name not in wanted:
                 continue
+            engine = None  # its memory is wanted by the next
             began = time.process_time()
             engine = build(rows, indexes)
             row = {"engine": name, "rows": rows.shape[0], "build_cpu_s": round(time.process_time() - began, 1)}
@@ -132,6 +133,13 @@ def _seconds(pool: ThreadPoolExecutor, timed: Callable[[Any], float], asked: lis
     return time.perf_counter() - began
 
 
+def _keep(file: Path, save: Callable[[str], Any]) -> None:
+    """Save an index so that one that was cut off is not taken for a whole one by the next run."""
+    scratch = file.with_suffix(".new")
+    save(str(scratch))
+    scratch.rename(file)
+
+
 def faiss_graph(rows: Any, folder: Path) -> Engine:
     """Plain faiss."""
     file = folder / "faiss"
@@ -139,7 +147,8 @@ def faiss_graph(rows: Any, folder: Path) -> Engine:
         made: Any = faiss.IndexHNSWFlat(rows.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
         made.hnsw.efConstruction = BUILD_WIDTH
         made.add(rows)
-        faiss.write_index(made, str(file))
+        _keep(file, lambda name: faiss.write_index(made, name))
+        del made
     index: Any = faiss.read_index(str(file))
 
     def search(query: Any, width: int) -> list[int]:
@@ -159,7 +168,7 @@ def hnswlib_graph(rows: Any, folder: Path) -> Engine:
     else:
         index.init_index(len(rows), M=LINKS, ef_construction=BUILD_WIDTH)
         index.add_items(rows, num_threads=1)
-        index.save_index(str(file))
+        _keep(file, index.save_index)
 
     def search(query: Any, width: int) -> list[int]:
         index.set_ef(width)
@@ -178,7 +187,7 @@ def usearch_graph(rows: Any, folder: Path) -> Engine:
         index.load(str(file))
     else:
         index.add(np.arange(len(rows)), rows, threads=1)
-        index.save(str(file))
+        _keep(file, index.save)
 
     def search(query: Any, width: int) -> list[int]:
         index.expansion_search = width
