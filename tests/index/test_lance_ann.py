@@ -95,9 +95,9 @@ def test_in_a_bucket_lance_s_index_needs_no_copy_and_others_are_copied_and_check
     searcher = Searcher(reader, ENCODER)
     found = searcher.search_vectors(queries, k=5)
     assert np.mean([len({*names(a)} & {*names(b)}) / 5 for a, b in zip(exact, found, strict=True)]) >= 0.95
+    built = f"built from version {reader.snapshot().version - 1}"
     assert reader.info()["dense"] == {
-        "search": "hnsw",
-        "reason": f"built from version {reader.snapshot().version - 1}; as asked for; width 64 found 100.0% of a sample",
+        "search": "hnsw", "reason": f"{built}; as asked for; width 64 found 100.0% of a sample",
         "covered": 1000, "exact_tail": 0, "tombstones": 0,
     }  # fmt: skip
     # A file that was altered in the bucket is not taken; the copy that is here stays in use.
