@@ -111,6 +111,11 @@ class QueuedEncoder:
         """The representations that the queue serves."""
         return self._model.encoder.outputs
 
+    @property
+    def indexed_outputs(self) -> tuple[str, ...]:
+        """What a store holds by default."""
+        return self._model.encoder.indexed_outputs
+
     def encode(
         self,
         texts: Sequence[str],
