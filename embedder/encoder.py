@@ -111,9 +111,13 @@ class Encoder(TokenEncoder):
         """The tokenizer, without padding or truncation; do not change it."""
         return self.text_tokenizer.backend
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Hash of spec and weights; reads every byte of the model once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         measured = calibration.digest(self.calibrations) if self.calibrations else b""
         measured += self.example_index.digest() if self.example_index else b""
         return fingerprint(self._files.spec, *self._files.weights(), measured)

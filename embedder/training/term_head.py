@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ class TermHead(nn.Module):
 
 def start(model: LlamaForCausalLM, pairs: PairSet, special: Tensor, recipe: TermsRecipe) -> TermHead:
     """The head before any gradient; `model` is frozen."""
-    model.eval().requires_grad_(False)
+    cast(nn.Module, model).eval().requires_grad_(False)
     table = model.get_input_embeddings().weight.detach().float()
     centre = table.mean(0)
     lengths = (table - centre).norm(dim=1)
