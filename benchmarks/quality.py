@@ -185,9 +185,9 @@ def measure_floor(run: Path, folders: Sequence[Path], encoder: Encoder) -> Shelf
 def measure_own(run: Path, folders: Sequence[Path], encoder: Encoder, name: str, pairs: Path) -> Shelf:
     """Measure the model in every mode and layer, and its training pairs where they are at hand."""
     shelf = Shelf(run / f"{name}-{encoder.fingerprint[:12]}")
-    modes = list(available(layout_of(encoder)))
+    modes = list(available(layout_of(encoder, encoder.outputs)))
     # What one forward gives, without the words that every index has.
-    modes += ["dense+sparse"] if {"dense", "sparse"} <= set(modes) else []
+    modes += ["dense+sparse", "dense+lexical"] if "sparse" in modes else []
     measure_model(shelf, encoder, folders, modes)
     measure_layers(shelf, encoder, folders, shelf.folder / "health.png")
     if pairs.exists():

@@ -61,7 +61,7 @@ class TermHead(nn.Module):
 def start(model: LlamaForCausalLM, pairs: PairSet, special: Tensor, recipe: TermsRecipe) -> TermHead:
     """The head before any gradient; `model` is frozen."""
     cast(nn.Module, model).eval().requires_grad_(False)
-    table = model.get_input_embeddings().weight.detach().float()
+    table = cast(nn.Embedding, model.get_input_embeddings()).weight.detach().float()
     centre = table.mean(0)
     lengths = (table - centre).norm(dim=1)
     texts, _ = PairTokens(pairs, recipe.seed + 1, recipe.fit_tokens, {recipe.fit_limit: 1.0})[0]
