@@ -36,8 +36,8 @@ def parse_mode(mode: str, layout: Layout) -> tuple[str, ...]:
         lacking = [need for need in NEEDS[name] if need not in layout.outputs]
         if lacking:
             raise QueryError(
-                f"mode {name} needs {lacking[0]} vectors, which this store does not hold: index with a model that "
-                f"makes them, or choose from {', '.join(available(layout))}"
+                f"mode {name} needs {lacking[0]} vectors, which this store does not hold: index anew with a model that "
+                f"makes them and --outputs that name them, or choose from {', '.join(available(layout))}"
             )
     return tuple(name for name in NEEDS if name in wanted)
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from decant.embedder import Encoder, EncoderSpec, ModelError
 from decant.embedder.formats.folder import LM_HEAD_FOLDER
+from decant.embedder.sparse import explain
 from decant.embedder.spec import Attention, SparseSpec
 from decant.embedder.term_transform import TermTransform
 from decant.embedder.verify import verify_encoder
@@ -85,3 +86,10 @@ def test_a_head_of_another_width_is_refused(folder: Path) -> None:
     TermTransform.rounded(torch.randn(8, 8), torch.randn(8)).save(folder / LM_HEAD_FOLDER, torch.randn(320))
     with pytest.raises(ModelError, match="does not fit a table of 320 tokens"):
         Encoder.load(folder)
+
+
+def test_the_shipped_head_names_a_texts_words_and_their_kin() -> None:
+    rows = Encoder.load().encode(["heart attack treatment", "the river is dry"], outputs=["sparse"]).sparse
+    assert rows is not None
+    heart, river = ({term for term, _ in terms} for terms in explain(rows, Encoder.load(verify=False).tokenizer, top=8))
+    assert {"heart", "attack", "treatment", "cardiac"} <= heart and "river" in river and not heart & river

@@ -130,3 +130,21 @@ def test_the_store_can_be_elsewhere(decant, docs, tmp_path, monkeypatch):
 
 def test_the_default_chunk_size_is_the_librarys(decant):
     assert index.CHUNK_TOKENS == DEFAULT_CHUNK_TOKENS
+
+
+def test_an_index_holds_term_weights_where_it_is_asked_to(decant, docs, monkeypatch):
+    monkeypatch.delenv("DECANT_MODEL")
+    assert decant("index", docs, "--store", "plain").code == 0
+    refused = decant("search", "rivers", "--mode", "sparse", "--store", "plain")
+    assert refused.code == 1 and "--outputs that name them" in refused.error
+    assert decant("index", docs, "--store", "both", "--outputs", "dense, sparse").code == 0
+    found = decant("search", "streams in the hills", "--mode", "sparse", "--store", "both", "--json")
+    assert Path(found.json["hits"][0]["path"]).name == "rivers.md"
+    assert decant("search", "rivers", "--mode", "dense+sparse", "--store", "both", "--json").json["hits"]
+    for outputs, told in (
+        ("dense,colbert", "not colbert"),
+        ("sparse", "name dense"),
+        ("dense,sparse", "without sparse"),
+    ):
+        done = decant("index", docs, "--store", "plain" if "without" in told else "new", "--outputs", outputs)
+        assert done.code != 0 and told in done.error
