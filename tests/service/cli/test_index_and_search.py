@@ -138,7 +138,7 @@ def test_an_index_holds_term_weights_where_it_is_asked_to(decant, docs, monkeypa
     refused = decant("search", "rivers", "--mode", "sparse", "--store", "plain")
     assert refused.code == 1 and "--outputs that name them" in refused.error
     assert decant("index", docs, "--store", "both", "--outputs", "dense, sparse").code == 0
-    found = decant("search", "streams in the hills", "--mode", "sparse", "--store", "both", "--json")
+    found = decant("search", "a mountain river", "--mode", "sparse", "--store", "both", "--json")
     assert Path(found.json["hits"][0]["path"]).name == "rivers.md"
     assert decant("search", "rivers", "--mode", "dense+sparse", "--store", "both", "--json").json["hits"]
     for outputs, told in (
