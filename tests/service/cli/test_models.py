@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from decant.embedder import Encoder, spec
+from decant.embedder import Encoder, EncoderSpec, spec
+from decant.embedder.encoder import DEFAULT_MODEL
 from decant.service.cli.convert import AttentionChoice, PoolingChoice
 
 
@@ -141,7 +144,9 @@ def test_a_sparse_encoder_alone_from_a_model_with_widths(decant, tmp_path):
     import torch
     from sentence_transformers import SparseEncoder
 
-    done = decant("convert", Encoder.load().path, "sparse", "--pooling", "none", "--sparse", "--sparse-special-tokens")
+    model = shutil.copytree(DEFAULT_MODEL, tmp_path / "model", ignore=shutil.ignore_patterns("lm_head"))
+    replace(EncoderSpec.from_json((model / "decant.json").read_text()), sparse=None).save(model)
+    done = decant("convert", model, "sparse", "--pooling", "none", "--sparse", "--sparse-special-tokens")
     assert done.code == 0, done.err
     encoder = Encoder.load(tmp_path / "sparse", dtype="float32")
     assert encoder.outputs == ("sparse",)
