@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from ..kernels.rows import computed_alike
 from .backbone import Backbone
 from .errors import ModelError, UnsupportedModelError
 from .formats.tensors import read_tensors
@@ -82,7 +83,7 @@ class LmHead:
     def states(self, hidden: Tensor) -> Tensor:
         """Return what the weight is multiplied with, (tokens, width of the weight), of (tokens, H) hidden states."""
         hidden = hidden.to(self.weight.dtype)
-        return hidden if self.transform is None else self.transform(hidden)
+        return hidden if self.transform is None else computed_alike(self.transform, hidden)
 
     def adjust(self, logits: Tensor) -> Tensor:
         """Apply scale and cap to (batch, V) raw logits; both keep their order, so a maximum may come first."""
