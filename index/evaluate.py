@@ -23,7 +23,7 @@ from .chunking import ChunkSettings
 from .documents import Hit
 from .encoder import Encoder
 from .layout import layout_of
-from .modes import available, parse_mode
+from .modes import NEEDS, available, needed, parse_mode
 from .searcher import Searcher
 from .store import Store
 
@@ -100,7 +100,8 @@ def evaluate_per_query(
         InputError: an unknown mode, or not a BEIR folder.
         StoreError: `store_dir` cannot be used.
     """
-    layout = layout_of(encoder, encoder.outputs)
+    outputs = _held(encoder, modes or ())
+    layout = layout_of(encoder, outputs)
     modes = available(layout) if modes is None else modes
     if not modes:
         raise InputError(f"no mode to evaluate: choose from {', '.join(available(layout))}")
@@ -109,7 +110,7 @@ def evaluate_per_query(
     tell = progress or (lambda _: None)
     collection = load_collection(beir_dir, split)
     results: dict[str, Scores] = {}
-    with _store(store_dir, encoder) as store:
+    with _store(store_dir, encoder, outputs) as store:
         index_documents(
             store,
             encoder,
@@ -175,14 +176,21 @@ def _best_chunks(hits: Sequence[Hit]) -> list[tuple[str, float]]:
     return list(best.items())[:DEPTH]
 
 
+def _held(encoder: Encoder, modes: Sequence[str]) -> tuple[str, ...]:
+    """What the rows hold: what an index holds of this model by default, and what the modes need besides."""
+    named = [name for mode in modes for name in mode.split("+") if name in NEEDS]
+    wanted = {*encoder.indexed_outputs, *needed(named)}
+    return tuple(name for name in encoder.outputs if name in wanted)
+
+
 @contextmanager
-def _store(folder: Path | None, encoder: Encoder) -> Generator[Store]:
+def _store(folder: Path | None, encoder: Encoder, outputs: Sequence[str]) -> Generator[Store]:
     if folder is not None:
-        with Store.open(folder, encoder=encoder, create=True, outputs=encoder.outputs) as store:
+        with Store.open(folder, encoder=encoder, create=True, outputs=outputs) as store:
             yield store
         return
     with tempfile.TemporaryDirectory(prefix="decant-eval-") as scratch:
-        with Store.open(Path(scratch) / "store", encoder=encoder, create=True, outputs=encoder.outputs) as store:
+        with Store.open(Path(scratch) / "store", encoder=encoder, create=True, outputs=outputs) as store:
             yield store
 
 

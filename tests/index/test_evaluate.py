@@ -126,3 +126,12 @@ def test_intervals_hold_the_mean_and_narrow_with_more_queries() -> None:
         widths.append(high - low)
     assert widths[1] == pytest.approx(2 * 1.96 * np.sqrt(1 / 12 / 2000), rel=0.15)
     assert widths[0] > 4 * widths[1]
+
+
+def test_rows_hold_what_an_index_would_and_what_a_mode_names(folder: Path) -> None:
+    encoder = HashEncoder(outputs=("dense", "sparse"))
+    encoder.indexed_outputs = ("dense",)
+    assert set(evaluate_per_query(folder, encoder)) == {"dense", "lexical", "hybrid"}
+    assert set(evaluate_per_query(folder, encoder, modes=["dense+sparse"])) == {"dense+sparse"}
+    with pytest.raises(QueryError, match="needs router vectors"):
+        evaluate_per_query(folder, encoder, modes=["router"])
