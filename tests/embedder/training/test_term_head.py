@@ -1,14 +1,10 @@
 import numpy as np
-import pytest
 import torch
-from safetensors.torch import load_file
 
-from decant.embedder.training import term_head
 from decant.embedder.training.packed_texts import PackedTexts
 from decant.embedder.training.pairs import PairSet
 from decant.embedder.training.states import hidden_states
-from decant.embedder.training.steps import Run
-from decant.embedder.training.term_head import HEAD, start
+from decant.embedder.training.term_head import start
 
 
 @torch.no_grad()
@@ -32,26 +28,3 @@ def test_the_loss_falls(finished_run):
     log = (finished_run.folder / "terms" / "loss.csv").read_text().splitlines()[1:]
     losses = [float(line.split(",")[1]) for line in log]
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
-
-
-def test_a_continued_step_equals_the_finished_one(
-    data_folder, teacher_folder, recipes, finished_run, tmp_path, monkeypatch
-):
-    run = Run(tmp_path, data_folder, lambda: teacher_folder)
-    for name in ("tokenizer", "pairs", "inherit", "distil"):
-        (tmp_path / name).symlink_to(finished_run.folder / name)
-    calls = 0
-
-    def interrupted(*arguments):
-        nonlocal calls
-        calls += 1
-        if calls == 8:
-            raise KeyboardInterrupt
-        return hidden_states(*arguments)
-
-    monkeypatch.setattr(term_head, "hidden_states", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run.do(recipes["terms"])
-    assert run.do(recipes["terms"])
-    expected, found = (load_file(folder / "terms" / HEAD) for folder in (finished_run.folder, tmp_path))
-    assert all(torch.equal(expected[name], found[name]) for name in ("weight", "bias", "terms"))
