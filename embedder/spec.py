@@ -220,7 +220,9 @@ class EncoderSpec:
         for name, kind in PARTS.items():
             if own[name]:
                 known = {part.name: part.default for part in fields(kind)}
-                own[name] = {key: value for key, value in own[name].items() if value != known[key]}
+                differing = {key: value for key, value in own[name].items() if value != known[key]}
+                # What an index holds says nothing about the vectors.
+                own[name] = {key: value for key, value in differing.items() if key != "on_request"}
         return json.dumps({key: value for key, value in own.items() if value != plain[key]}, sort_keys=True)
 
     @classmethod

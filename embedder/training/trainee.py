@@ -141,7 +141,7 @@ class Trainee(nn.Module):
 
         def part(states: Tensor, wanted: Tensor) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-                logits = F.linear(states, head.weight, head.bias)
+                logits = F.linear(head.states(states), head.weight, head.bias)
             return F.cross_entropy(head.adjust(logits.float()), wanted, reduction="sum")
 
         pairs = list(zip(hidden.split(_LOGIT_TOKENS), targets.split(_LOGIT_TOKENS), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from decant.embedder.formats.folder import LM_HEAD_FOLDER
 from decant.embedder.sparse import explain
 from decant.embedder.spec import Attention, SparseSpec
 from decant.embedder.term_transform import TermTransform
+from decant.embedder.training.trainee import Trainee, load_lm_head
 from decant.embedder.verify import verify_encoder
 
 TEXTS = ["Rivers carry water from the mountains to the sea.", "short text", "a"]
@@ -93,3 +95,17 @@ def test_the_shipped_head_names_a_texts_words_and_their_kin() -> None:
     assert rows is not None
     heart, river = ({term for term, _ in terms} for terms in explain(rows, Encoder.load(verify=False).tokenizer, top=8))
     assert {"heart", "attack", "treatment", "cardiac"} <= heart and "river" in river and not heart & river
+
+
+def test_whether_an_index_holds_its_rows_makes_no_other_encoder() -> None:
+    asked = replace(SPEC, sparse=SparseSpec(on_request=True))
+    assert asked.identity() == SPEC.identity() != replace(SPEC, sparse=None).identity()
+
+
+def test_training_reads_tokens_through_the_transform(folder: Path) -> None:
+    encoder = Encoder.load(folder, dtype="float32")
+    head = load_lm_head(encoder, folder)
+    states, targets = torch.randn(5, encoder.backbone.hidden_size), torch.arange(5, 10)
+    logits = head.states(states) @ head.weight.T + head.bias
+    loss = Trainee(encoder, head).token_loss(states, targets)
+    assert torch.allclose(loss, torch.nn.functional.cross_entropy(logits, targets), atol=1e-5)
