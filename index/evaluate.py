@@ -85,7 +85,7 @@ def evaluate_per_query(
     Args:
         beir_dir: the folder.
         encoder: encodes documents and queries.
-        modes: see `Searcher.search`; None for every one that the encoder's representations allow.
+        modes: see `Searcher.search`; None for every one that an index of the model has.
         split: which `qrels/<split>.tsv`.
         settings: how documents are cut.
         store_dir: keeps the index there, and reuses what it finds; a temporary folder otherwise.

@@ -41,7 +41,11 @@ def command(
     model: Model = None,
     modes: Annotated[
         str | None,
-        typer.Option("--modes", metavar="LIST", help="Ways to search, commas between. Default: all the model has."),
+        typer.Option(
+            "--modes",
+            metavar="LIST",
+            help="Ways to search, commas between. Default: all its index can do.",
+        ),
     ] = None,
     router_weight: RouterWeight = 1.0,
     split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
