@@ -63,6 +63,7 @@ class Backbone:
         self._first_position = first_position(self.config)
         self._long_from = longrope_limit(self.config)
         self._widths = _elementwise_widths(self.config)
+        self._gelu = _has_gelu(self.config)
         self._lean: LeanDecoder | None = None
 
     @classmethod
@@ -233,7 +234,7 @@ class Backbone:
     def _filled(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
         """Compute as many rows as it takes for each to be what it is in any other batch, to the last bit."""
         total = layout.total_tokens
-        rows = alike_rows(total, self._widths)
+        rows = alike_rows(total, self._widths, gelu=self._gelu)
         if rows == total:
             return self._packed(input_ids, layout)
         return self._packed(functional.pad(input_ids, (0, rows - total)), layout.filled(rows))[:total]
@@ -347,6 +348,11 @@ def _layer_widths(config: PretrainedConfig) -> Iterator[int]:
     if getattr(config, "use_double_wide_mlp", False):
         yield 2 * inner
     yield head if isinstance(head, int) else hidden
+
+
+def _has_gelu(config: PretrainedConfig) -> bool:
+    names = ("hidden_act", "hidden_activation", "activation_function")
+    return any("gelu" in str(getattr(config, name, "")) for name in names)
 
 
 def longrope_limit(config: PretrainedConfig) -> int | None:

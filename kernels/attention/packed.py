@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from ..rows import aligned, rounds_by_rows
 from .half import half_attention, suits
 from .layout import PackedLayout
 
@@ -72,12 +73,17 @@ def packed_attention(
             block = _explicit_attention(q, k, v, mask, scale, softcap, sinks, dropout)
         return block.transpose(1, 2).flatten(0, 1)
 
+    width = value.shape[-1]
+    if rounds_by_rows(query.dtype, query.device):
+        query, key, value = (aligned(x) for x in (query, key, value))
+
     # Split and joined at once: a slice a run would cost its gradient a tensor of the whole batch's size.
     sizes = [count * length for _, count, length in layout.runs]
     sizes.append(total - sum(sizes))
     parts = zip(query.split(sizes, 1), key.split(sizes, 1), value.split(sizes, 1), strict=True)
     blocks = [attend(q, k, v, count, length) for (q, k, v), (_, count, length) in zip(parts, layout.runs, strict=False)]
-    return torch.cat([*blocks, query.new_zeros(sizes[-1], heads, value.shape[-1])])
+    joined = torch.cat([*blocks, query.new_zeros(sizes[-1], heads, value.shape[-1])])
+    return joined if width == value.shape[-1] else joined[..., :width].contiguous()
 
 
 def packed_attention_lse(
