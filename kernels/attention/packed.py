@@ -46,15 +46,12 @@ def packed_attention(
     """
     heads, total, _ = query.shape
     plain = softcap is None and sinks is None
-    free = plain and window is None and not layout.causal and not dropout
-    written_out = free and suits(query, key, scale, layout.max_seqlen)
+    if plain and window is None and not layout.causal and not dropout and suits(query, key, scale, layout.max_seqlen):
+        return _written_out(query, key, value, layout, scale)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, count: int, length: int) -> Tensor:
         """One run's (heads, count * length, dim) to (count * length, heads, dim)."""
-        q, k, v = (x.unflatten(1, (count, length)) for x in (q, k, v))
-        if written_out:
-            return half_attention(q, k, v, scale).flatten(0, 1)
-        q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+        q, k, v = (x.unflatten(1, (count, length)).transpose(0, 1) for x in (q, k, v))
         mask = _window_mask(length, window, layout.causal, query.device)
         if plain:
             block = scaled_dot_product_attention(
@@ -84,6 +81,19 @@ def packed_attention(
     blocks = [attend(q, k, v, count, length) for (q, k, v), (_, count, length) in zip(parts, layout.runs, strict=False)]
     joined = torch.cat([*blocks, query.new_zeros(sizes[-1], heads, value.shape[-1])])
     return joined if width == value.shape[-1] else joined[..., :width].contiguous()
+
+
+def _written_out(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float) -> Tensor:
+    """`packed_attention` by batched products, see `half.py`."""
+    heads, total, _ = query.shape
+    out = query.new_empty(total, heads, value.shape[-1])
+    end = 0
+    for start, count, length in layout.runs:
+        end = start + count * length
+        parts = (x[:, start:end].unflatten(1, (count, length)) for x in (query, key, value))
+        half_attention(*parts, scale, out[start:end].unflatten(0, (count, length)))
+    out[end:].zero_()
+    return out
 
 
 def packed_attention_lse(
