@@ -94,6 +94,40 @@ def measure(
     )
 
 
+def measure_threads(
+    encoder: Encoder,
+    texts: Sequence[str],
+    numbers: Sequence[int],
+    *,
+    kind: str = "document",
+    rounds: int = 3,
+    batch_tokens: int | None = None,
+) -> dict[int, float]:
+    """Tokens per second by number of threads: in turns, so that all meet the same machine; medians over the rounds.
+
+    PyTorch has as many threads afterwards as before.
+
+    Raises:
+        InputError: without texts, numbers or rounds, with a number below 1, or for a text that cannot be encoded.
+    """
+    if not texts or not numbers or rounds < 1 or min(numbers) < 1:
+        raise InputError("there is nothing to measure: give texts, numbers of threads and at least one round")
+    before = torch.get_num_threads()
+    tokens = 0
+    spent: dict[int, list[float]] = {number: [] for number in numbers}
+    try:
+        for _ in range(rounds + 1):
+            for number, seconds in spent.items():
+                torch.set_num_threads(number)
+                start = time.perf_counter()
+                tokens = int(encoder.encode(texts, kind=kind, batch_tokens=batch_tokens).tokens.sum())
+                seconds.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    # The first turn of each is not counted.
+    return {number: tokens / median(seconds[1:]) for number, seconds in spent.items()}
+
+
 def _pass(encoder: Encoder, tokenized: TokenizedTexts, budget: int, spent: dict[str, float]) -> None:
     lengths = [len(ids) for ids in tokenized.ids]
     batches = _timed(encoder, spent, "pack", lambda: pack_by_length(lengths, budget))

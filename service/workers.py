@@ -11,7 +11,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +19,7 @@ from typing import Any
 
 from .config import Settings
 from .errors import ServiceError
+from .ports import PORTS, held
 
 _log = logging.getLogger(__name__)
 # A process that dies younger than this is not started again at once, lest a fault becomes a loop.
@@ -36,7 +36,7 @@ def supervise(settings: Settings) -> int:
         ServiceError: a process ended before it was ready.
     """
     with ExitStack() as stack:
-        ports = {name: stack.enter_context(_held(settings, name)) for name in ("grpc_port", "http_port")}
+        ports = {name: stack.enter_context(held(settings, name, shared=True)) for name in PORTS}
         values = {**settings.model_dump(mode="json"), **ports, "workers": 1, "reuse_port": True}
         asked = stack.enter_context(_asked_to_stop())
         crew = [_Worker(values, number, settings.workers) for number in range(settings.workers)]
@@ -115,16 +115,15 @@ def _work(values: dict[str, Any], number: int, of: int, ready: Any) -> None:
     """A process's main function."""
     import sys
 
-    import torch
-
     from ..embedder import DecantError
+    from ..embedder.threads import limit_threads
     from .cli.loading import load_encoder
     from .cli.logs import log_as_json
     from .server import Server, serve
 
     # The parent decides when to stop; a terminal's Ctrl-C reaches every process of the group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // of))
+    limit_threads(of)
     settings = Settings(**values)
     if settings.metrics_port is not None:
         settings = settings.model_copy(update={"metrics_port": settings.metrics_port + number})
@@ -146,21 +145,6 @@ def _parent() -> int | None:
     """A descriptor that becomes readable when the parent is gone."""
     parent = multiprocessing.parent_process()
     return None if parent is None else int(parent.sentinel)
-
-
-@contextmanager
-def _held(settings: Settings, name: str) -> Generator[int]:
-    """Choose a port if none is set, and keep it from others; bound and not listening, it gets no connections."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            held.bind((settings.host, getattr(settings, name)))
-        except OSError as error:
-            flag = name.replace("_", "-")
-            raise ServiceError(f"cannot listen on {settings.host}: {error.strerror}; choose another --{flag}") from None
-        yield int(held.getsockname()[1])
 
 
 @contextmanager

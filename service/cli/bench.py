@@ -29,6 +29,10 @@ def command(
     kind: Annotated[str, typer.Option(help="Which of the model's prompts to use: query or document.")] = "document",
     field: Annotated[str, typer.Option(help="Field of a .jsonl that holds the text.")] = "text",
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="Token budget of one forward.")] = None,
+    threads: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBERS", help="Compare numbers of threads, as in 1,2,4.", show_default=False),
+    ] = None,
     model: Model = None,
     device: Device = None,
     dtype: DtypeOption = None,
@@ -39,12 +43,21 @@ def command(
 
     The share of the ceiling compares the whole pass with the model's own matrix products alone, measured here and
     now: it says how much is left to gain without a faster machine. Other work on the machine lowers all figures.
+
+    --threads encodes the texts with each number of threads in turn, --rounds times, and names the fastest. What it
+    names is set with OMP_NUM_THREADS, for any command.
     """
+    numbers = _numbers(threads)
     encoder = load_encoder(model, device, dtype, debug=debug)
-    from ...embedder.measure import measure
+    from ...embedder.measure import measure, measure_threads
     from .texts import read_items
 
     chosen = [item.text for item in islice(read_items(files, field, jsonl=None), texts)] if files else _sample(texts)
+    if numbers:
+        with waiting("measuring"):
+            rates = measure_threads(encoder, chosen, numbers, kind=kind, rounds=rounds, batch_tokens=batch_tokens)
+        _print_threads(rates, as_json=as_json)
+        return ExitCode.OK
     with waiting("measuring"):
         found = measure(encoder, chosen, kind=kind, rounds=rounds, batch_tokens=batch_tokens)
     facts = _facts(found)
@@ -58,6 +71,26 @@ def command(
         return ExitCode.OK
     _print(found, f"{name_of(model)}, {encoder.backbone.number_format} on {encoder.backbone.device}")
     return ExitCode.OK
+
+
+def _numbers(threads: str | None) -> list[int]:
+    try:
+        numbers = [int(number) for number in threads.split(",")] if threads is not None else []
+    except ValueError:
+        numbers = [0]
+    if any(number < 1 for number in numbers):
+        raise typer.BadParameter("numbers of threads, as in 1,2,4", param_hint="--threads")
+    return numbers
+
+
+def _print_threads(rates: dict[int, float], *, as_json: bool) -> None:
+    fastest = max(rates, key=lambda number: rates[number])
+    if as_json:
+        print_json({"tokens_per_second": {str(n): _digits(rate) for n, rate in rates.items()}, "fastest": fastest})
+        return
+    for number, rate in rates.items():
+        write_line(f"  {number:3} threads  {rate:12,.0f} tokens/s")
+    write_line(f"fastest: OMP_NUM_THREADS={fastest}")
 
 
 def _sample(count: int) -> list[str]:

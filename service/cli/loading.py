@@ -37,7 +37,9 @@ def load_encoder(
     """Load a model with a spinner on stderr; options as of `Encoder.load`."""
     with waiting(f"loading {name_of(model)}"):
         from ...embedder import Encoder
+        from ...embedder.threads import limit_threads
 
+        limit_threads()
         if not debug:
             quiet_transformers()
         return Encoder.load(model, device=device, dtype=dtype, **options)

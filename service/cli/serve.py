@@ -79,6 +79,9 @@ def command(
             from ..workers import supervise
 
             raise typer.Exit(supervise(settings))
+        from ..ports import check_free
+
+        check_free(settings)
         encoder = load_encoder(settings.model, settings.device, settings.dtype, debug=debug)
         from ..server import serve
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,15 @@ def test_a_full_disk_is_said(decant, docs, monkeypatch):
     done = decant("index", docs)
     assert done.code == 1
     assert "the disk is full" in done.error
+
+
+@pytest.mark.parametrize("flag", ["--http-port", "--grpc-port"])
+def test_a_port_in_use_is_said_before_a_model_is_loaded(decant, flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        rest = {"--http-port": "0", "--grpc-port": "0", flag: port}
+        done = decant(
+            "serve", "--host", "127.0.0.1", *(part for pair in rest.items() for part in pair), "--model", "gone"
+        )
+    assert done.code == 1
+    assert "cannot listen on 127.0.0.1" in done.error and f"choose another {flag}" in done.error

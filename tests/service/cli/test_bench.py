@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from decant.embedder import Encoder
+from decant.embedder import Encoder, threads
 from decant.embedder.measure import ceiling, measure
 
 
@@ -36,6 +37,32 @@ def test_operations_are_those_of_the_model(tiny_model: Path) -> None:
     linear = sum(p.numel() for name, p in encoder.backbone.model.named_parameters() if "proj" in name)
     assert 2 * linear * found.tokens <= found.flops <= 2.5 * linear * found.tokens
     assert ceiling(encoder, 32, rounds=1) > 0
+
+
+def test_numbers_of_threads_are_compared(decant) -> None:
+    before = torch.get_num_threads()
+    found = decant("bench", "--texts", "4", "--rounds", "1", "--threads", "1,2", "--json").json
+    assert set(found["tokens_per_second"]) == {"1", "2"}
+    assert found["tokens_per_second"][str(found["fastest"])] == max(found["tokens_per_second"].values())
+    assert torch.get_num_threads() == before
+    assert "fastest: OMP_NUM_THREADS=" in decant("bench", "--texts", "4", "--rounds", "1", "--threads", "1,2").out
+    for wrong in ("0", "two", "1,,2", ""):
+        done = decant("bench", "--texts", "4", "--threads", wrong)
+        assert done.code == 2
+        assert "1,2,4" in done.error
+
+
+def test_no_more_threads_than_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(6)
+        monkeypatch.setattr(threads, "cpu_count", lambda: 5)
+        assert threads.limit_threads() == torch.get_num_threads() == 5
+        assert threads.limit_threads(2) == 2
+        assert threads.limit_threads() == 2  # never raised
+        assert threads.limit_threads(9) == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_nothing_to_measure_is_said(decant) -> None:
