@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import graph_width, passages
+from .faiss_threads import threads_for
 from .generations import Manifest, UnusableGeneration, publish, read_manifest, verified
 from .passages import Passages
 from .snapshot import Snapshot
@@ -106,7 +107,8 @@ class Accelerator:
         return [self._nearest(rows, query, k) for rows, query in zip(found, queries, strict=True)]
 
     def _ask(self, queries: NDArray[np.float32], depth: int, share: float, selector: Any) -> NDArray[np.int64]:
-        return self.index.search(queries, depth, params=self._parameters(depth, share, selector))[1]
+        with threads_for(len(queries)):
+            return self.index.search(queries, depth, params=self._parameters(depth, share, selector))[1]
 
     def _nearest(self, rows: NDArray[np.int64], query: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """Those of some rows that may be among the k best, by their whole vectors."""

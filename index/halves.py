@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from .faiss_threads import threads_for
 from .topk import CANDIDATE_MARGIN
 
 # Half precision pays from so many rows on, for so few queries at once, and after so many calls: a command that asks
@@ -49,11 +50,12 @@ class Halves:
         rows = int(index.ntotal)
         living = rows if allowed is None else int(np.count_nonzero(allowed[:rows]))
         found: list[NDArray[np.int64]] = []
-        for query in queries:
-            chosen = _of_one(index, query, min(k, living), living, allowed)
-            if chosen is None:
-                return None
-            found.append(chosen)
+        with threads_for(1):
+            for query in queries:
+                chosen = _of_one(index, query, min(k, living), living, allowed)
+                if chosen is None:
+                    return None
+                found.append(chosen)
         return rows, found
 
     def _over(self, matrix: NDArray[np.float32]) -> Any:
