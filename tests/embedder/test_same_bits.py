@@ -75,14 +75,7 @@ def mini() -> Encoder:
 
 @pytest.mark.parametrize(
     ("family", "tokenizer"),
-    [
-        ("llama", "byte"),
-        ("gpt2", "byte"),
-        ("qwen3", "byte-eos"),
-        ("gemma2", "metaspace"),
-        ("gemma3_text", "metaspace"),
-        ("mistral", "byte"),
-    ],
+    [("llama", "byte"), ("gpt2", "byte"), ("qwen3", "byte-eos"), ("gemma3_text", "metaspace"), ("mistral", "byte")],
 )
 def test_other_families(encoder_of: Callable[..., Encoder], threads: int, family: str, tokenizer: str) -> None:
     encoder = encoder_of(EncoderSpec(max_tokens=64), family, tokenizer)

@@ -35,7 +35,7 @@ def question(padding: int = 0) -> Question:
 def matches(asked: Question) -> torch.Tensor:
     torch.manual_seed(1)
     hidden = torch.nn.functional.normalize(torch.randn(1, 8, 4), dim=-1)
-    return match(asked, hidden, FOLDED, IDS, MASK, traits())[0]
+    return match(asked, hidden, FOLDED, IDS, MASK, traits())[0][0]
 
 
 def test_sentences_end_where_a_new_one_begins():
