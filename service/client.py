@@ -28,15 +28,17 @@ from .client_wire import (
     Ranked,
     TextFailed,
     ask_request,
-    failure,
+    document_of,
     hits_of,
     index_requests,
     joined,
     listed,
     piece_of,
     ranks_of,
+    refusals,
     rerank_request,
     search_request,
+    tokenize_request,
 )
 from .proto.decant.v1 import decant_pb2 as pb
 from .proto.decant.v1 import decant_pb2_grpc as stubs
@@ -91,43 +93,65 @@ class Client:
         running: deque[Any] = deque()
         answers: list[pb.EmbedResponse] = []
         try:
-            for request in self._connection.batches(listed(texts), chosen):
-                if len(running) == self._connection.in_flight:
-                    answers.append(running.popleft().result())
-                running.append(self._encoder.Embed.future(request, **call))
-            answers += [future.result() for future in running]
-        except grpc.RpcError as error:
+            with refusals():
+                for request in self._connection.batches(listed(texts), chosen):
+                    if len(running) == self._connection.in_flight:
+                        answers.append(running.popleft().result())
+                    running.append(self._encoder.Embed.future(request, **call))
+                answers += [future.result() for future in running]
+        except CallFailed:
             for future in running:
                 future.cancel()
-            raise failure(error) from None
+            raise
         return joined(answers, chosen)
+
+    def tokenize(self, texts: str | Sequence[str], **options: Any) -> list[pb.Tokens]:
+        """Say how the model sees texts; options `model`, `kind`, `instruction`, `without_special_tokens`.
+
+        Raises CallFailed.
+        """
+        with refusals():
+            request = tokenize_request(listed(texts), **options)
+            return list(self._encoder.Tokenize(request, **self._connection.call).texts)
 
     def search(self, query: str, **options: Any) -> list[Hit]:
         """Find passages; options `store`, and of `Searcher.search`: `mode`, `k`, `filter`, `exact`, `router_weight`.
 
         Raises CallFailed.
         """
-        try:
+        with refusals():
             return hits_of(self._searcher.Search(search_request(query, **options), **self._connection.call))
-        except grpc.RpcError as error:
-            raise failure(error) from None
+
+    def get(self, doc_id: str, *, store: str = "") -> Document:
+        """A whole document, as it was stored. Raises CallFailed."""
+        with refusals():
+            return document_of(self._searcher.Get(pb.GetRequest(store=store, doc_id=doc_id), **self._connection.call))
 
     def models(self) -> list[pb.Model]:
         """What is served. Raises CallFailed."""
-        try:
+        with refusals():
             return list(self._models.List(pb.ListModelsRequest(), **self._connection.call).models)
-        except grpc.RpcError as error:
-            raise failure(error) from None
+
+    def load_model(self, name: str) -> pb.Model:
+        """Load a model that the server's configuration names, however long it takes; it is warm then.
+
+        Raises CallFailed.
+        """
+        with refusals():
+            return self._models.Load(pb.LoadModelRequest(name=name), metadata=self._connection.metadata)
+
+    def unload_model(self, name: str) -> None:
+        """Let a model finish what it has accepted, and free its memory. Raises CallFailed."""
+        with refusals():
+            self._models.Unload(pb.UnloadModelRequest(name=name), metadata=self._connection.metadata)
 
     def rerank(self, query: str, texts: Sequence[str], **options: Any) -> list[Ranked]:
         """Order texts by how well they answer a question, best first; options `model`, `top_n`, `raw_scores`.
 
         Raises CallFailed.
         """
-        try:
+        with refusals():
             return ranks_of(self._reranker.Rerank(rerank_request(query, texts, **options), **self._connection.call))
-        except grpc.RpcError as error:
-            raise failure(error) from None
 
     def ask(self, question: str, **options: Any) -> Iterator[str | Answer]:
         """Yield pieces of the answer, then the `Answer`; options `history`, `k`, `filter`, `store`.
@@ -136,31 +160,35 @@ class Client:
         """
         call = self._answerer.Ask(ask_request(question, **options), **self._connection.call)
         try:
-            for response in call:
-                yield piece_of(question, response)
-        except grpc.RpcError as error:
-            raise failure(error) from None
+            with refusals():
+                for response in call:
+                    yield piece_of(question, response)
         finally:
             call.cancel()
+
+    def index(self, documents: Iterable[Document], *, prefix: str = "", store: str = "") -> pb.IndexResponse:
+        """Make the store hold these documents, and no other whose id begins with the prefix, as theirs do.
+
+        A generator is read as it is sent. Raises CallFailed: as of `upsert`, and nothing was removed.
+        """
+        with refusals():
+            requests = index_requests(documents, store, prefix)
+            return self._indexer.Index(requests, metadata=self._connection.metadata)
 
     def upsert(self, documents: Iterable[Document], *, store: str = "") -> pb.IndexResponse:
         """Store documents, each in place of what its id held before; a generator is read as it is sent.
 
         Raises CallFailed: batches before the failure are stored, and the call may be repeated.
         """
-        try:
+        with refusals():
             # A stream takes as long as its documents; each batch has the server's time limit.
             return self._indexer.Upsert(index_requests(documents, store), metadata=self._connection.metadata)
-        except grpc.RpcError as error:
-            raise failure(error) from None
 
     def delete(self, doc_ids: Sequence[str], *, store: str = "") -> int:
         """Remove documents; returns how many there were. Raises CallFailed."""
         request = pb.DeleteRequest(store=store, doc_ids=doc_ids)
-        try:
+        with refusals():
             return int(self._indexer.Delete(iter([request]), **self._connection.call).removed)
-        except grpc.RpcError as error:
-            raise failure(error) from None
 
 
 class AsyncClient:
@@ -204,57 +232,73 @@ class AsyncClient:
 
         tasks = [asyncio.ensure_future(send(r)) for r in self._connection.batches(listed(texts), chosen)]
         try:
-            return joined(await asyncio.gather(*tasks), chosen)
-        except grpc.RpcError as error:
-            raise failure(error) from None
+            with refusals():
+                return joined(await asyncio.gather(*tasks), chosen)
         finally:
             for task in tasks:
                 task.cancel()
 
+    async def tokenize(self, texts: str | Sequence[str], **options: Any) -> list[pb.Tokens]:
+        """Say how the model sees texts, see `Client.tokenize`."""
+        with refusals():
+            request = tokenize_request(listed(texts), **options)
+            return list((await self._encoder.Tokenize(request, **self._connection.call)).texts)
+
     async def search(self, query: str, **options: Any) -> list[Hit]:
         """Find passages, see `Client.search`."""
-        try:
+        with refusals():
             return hits_of(await self._searcher.Search(search_request(query, **options), **self._connection.call))
-        except grpc.RpcError as error:
-            raise failure(error) from None
+
+    async def get(self, doc_id: str, *, store: str = "") -> Document:
+        """A whole document, as it was stored."""
+        with refusals():
+            request = pb.GetRequest(store=store, doc_id=doc_id)
+            return document_of(await self._searcher.Get(request, **self._connection.call))
 
     async def models(self) -> list[pb.Model]:
         """What is served."""
-        try:
+        with refusals():
             return list((await self._models.List(pb.ListModelsRequest(), **self._connection.call)).models)
-        except grpc.RpcError as error:
-            raise failure(error) from None
+
+    async def load_model(self, name: str) -> pb.Model:
+        """Load a model that the server's configuration names, see `Client.load_model`."""
+        with refusals():
+            return await self._models.Load(pb.LoadModelRequest(name=name), metadata=self._connection.metadata)
+
+    async def unload_model(self, name: str) -> None:
+        """Let a model finish and free its memory, see `Client.unload_model`."""
+        with refusals():
+            await self._models.Unload(pb.UnloadModelRequest(name=name), metadata=self._connection.metadata)
 
     async def rerank(self, query: str, texts: Sequence[str], **options: Any) -> list[Ranked]:
         """Order texts by how well they answer a question, see `Client.rerank`."""
         request = rerank_request(query, texts, **options)
-        try:
+        with refusals():
             return ranks_of(await self._reranker.Rerank(request, **self._connection.call))
-        except grpc.RpcError as error:
-            raise failure(error) from None
 
     async def ask(self, question: str, **options: Any) -> AsyncGenerator[str | Answer]:
         """Yield pieces of the answer, then the `Answer`, see `Client.ask`."""
         call = self._answerer.Ask(ask_request(question, **options), **self._connection.call)
         try:
-            async for response in call:
-                yield piece_of(question, response)
-        except grpc.RpcError as error:
-            raise failure(error) from None
+            with refusals():
+                async for response in call:
+                    yield piece_of(question, response)
         finally:
             call.cancel()
 
+    async def index(self, documents: Iterable[Document], *, prefix: str = "", store: str = "") -> pb.IndexResponse:
+        """Make the store hold these documents, see `Client.index`."""
+        with refusals():
+            requests = index_requests(documents, store, prefix)
+            return await self._indexer.Index(requests, metadata=self._connection.metadata)
+
     async def upsert(self, documents: Iterable[Document], *, store: str = "") -> pb.IndexResponse:
         """Store documents, see `Client.upsert`."""
-        try:
+        with refusals():
             return await self._indexer.Upsert(index_requests(documents, store), metadata=self._connection.metadata)
-        except grpc.RpcError as error:
-            raise failure(error) from None
 
     async def delete(self, doc_ids: Sequence[str], *, store: str = "") -> int:
         """Remove documents, see `Client.delete`."""
         request = pb.DeleteRequest(store=store, doc_ids=doc_ids)
-        try:
+        with refusals():
             return int((await self._indexer.Delete(iter([request]), **self._connection.call)).removed)
-        except grpc.RpcError as error:
-            raise failure(error) from None

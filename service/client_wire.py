@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,9 +199,14 @@ def listed(texts: str | Sequence[str]) -> list[str]:
     return found
 
 
-def failure(error: Any) -> CallFailed:
-    """The client's error for gRPC's."""
-    return CallFailed(str(error.details()), error.code())
+@contextmanager
+def refusals() -> Generator[None]:
+    """Raise gRPC's errors as the client's."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        known: Any = error
+        raise CallFailed(str(known.details()), known.code()) from None
 
 
 def joined(answers: Iterable[pb.EmbedResponse], options: Options) -> Encodings:
@@ -303,6 +309,34 @@ def index_requests(documents: Iterable[Document], store: str, prefix: str = "") 
         yield pb.IndexRequest(document=message)
 
 
+def tokenize_request(
+    texts: Sequence[str],
+    *,
+    model: str = "",
+    kind: str = "",
+    instruction: str | None = None,
+    without_special_tokens: bool = False,
+) -> pb.TokenizeRequest:
+    """Texts to be cut into tokens as a message."""
+    return pb.TokenizeRequest(
+        model=model,
+        texts=texts,
+        kind=kind,
+        instruction=instruction,
+        without_special_tokens=without_special_tokens,
+    )
+
+
+def document_of(message: pb.Document) -> Document:
+    """A document as it was stored."""
+    metadata = _metadata_of(message.metadata)
+    return Document(message.doc_id, message.text, message.title, message.path, message.media, metadata)
+
+
+def _metadata_of(values: Mapping[str, pb.Value]) -> dict[str, str | int | float | bool]:
+    return {name: getattr(value, value.WhichOneof("kind") or "text") for name, value in values.items()}
+
+
 def value_of(value: str | int | float | bool) -> pb.Value:
     """A field of a document's metadata."""
     match value:
@@ -336,7 +370,7 @@ def hits_of(response: pb.SearchResponse) -> list[Hit]:
             hit.score,
             hit.title,
             hit.path,
-            {name: getattr(value, value.WhichOneof("kind") or "text") for name, value in hit.metadata.items()},
+            _metadata_of(hit.metadata),
             dict(hit.ranks),
         )
         for hit in response.hits

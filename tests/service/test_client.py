@@ -77,6 +77,23 @@ def test_the_async_client_does_the_same(running: Any, encoder: Encoder) -> None:
     asyncio.run(main())
 
 
+def test_the_client_tokenizes(running: Any, encoder: Encoder) -> None:
+    with Client(f"localhost:{running.server.grpc_port}") as client:
+        [found] = client.tokenize("two words", without_special_tokens=True)
+        assert list(found.ids) == encoder.tokenizer.encode("two words", add_special_tokens=False).ids
+        assert list(found.starts)[0] == 0 and list(found.ends)[-1] == len("two words")
+        with pytest.raises(CallFailed):
+            client.tokenize("a", model="other")
+
+    async def body() -> None:
+        async with AsyncClient(f"localhost:{running.server.grpc_port}") as client:
+            assert [list(part.ids) for part in await client.tokenize("two words", without_special_tokens=True)] == [
+                list(found.ids)
+            ]
+
+    asyncio.run(body())
+
+
 def test_a_full_server_is_asked_again(run_server: Callable[..., Any]) -> None:
     small = run_server(queued_tokens=140)
     queue = small.server.model.queue
@@ -106,11 +123,22 @@ def test_both_clients_write_search_rank_ask_and_remove(run_server: Callable[...,
         assert client.delete(["d0", "absent"]) == 1
         with pytest.raises(CallFailed, match="no text"):
             client.upsert([Document("e", " ")])
+        assert client.get("d3") == documents[3]
+        with pytest.raises(CallFailed) as missing:
+            client.get("d0")
+        assert missing.value.code is grpc.StatusCode.NOT_FOUND
+        mirrored = client.index([documents[1], Document("dx", "Another matter.")], prefix="d")
+        assert (mirrored.stored, mirrored.removed) == (1, 3)
+        assert client.get("d1") == documents[1] and client.get("dx").text == "Another matter."
+        with pytest.raises(CallFailed, match="does not begin with 'd'"):
+            client.index([Document("x", "Another matter.")], prefix="d")
 
     async def body() -> None:
         async with AsyncClient(address) as client:
             assert (await client.upsert(documents[:2])).stored == 1
             assert await client.delete(["d0"]) == 1
+            assert await client.get("d1") == documents[1]
+            assert (await client.index([documents[1]], prefix="d")).removed == 1
             assert [rank.index for rank in await client.rerank("a", ["b", "c"])] in ([0, 1], [1, 0])
             parts = [part async for part in client.ask("What is note 3 about?")]
             assert isinstance(parts[-1], Answer)

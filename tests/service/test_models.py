@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from decant.embedder import Encoder, EncoderSpec
+from decant.service.client import CallFailed, Client
 from decant.service.keys import hash_key
 from decant.service.proto.decant.v1 import decant_pb2 as pb
 from decant.service.proto.decant.v1 import decant_pb2_grpc as stubs
@@ -56,14 +58,15 @@ def test_models_and_adapters_are_served_by_name(run_server: Callable[..., Any], 
 def test_a_model_comes_and_goes_while_others_serve(run_server: Callable[..., Any], tiny_model: Path) -> None:
     load = Loader(tiny_model)
     server = run_server(load=load, models=[{"name": "late", "path": "late", "load": "request"}])
-    with server.channel() as channel:
-        models = stubs.ModelsStub(channel)
-        assert models.Load(pb.LoadModelRequest(name="late")).dimensions == 32
-        models.Load(pb.LoadModelRequest(name="late"))
+    with Client(f"localhost:{server.server.grpc_port}") as client:
+        assert client.load_model("late").dimensions == 32
+        client.load_model("late")
+        with pytest.raises(CallFailed, match="late"):
+            client.load_model("later")
         assert load.loaded == ["late"]
         first = dense(server, model="late")
         gone = weakref.ref(server.server.models.get("late").encoder)
-        models.Unload(pb.UnloadModelRequest(name="late"))
+        client.unload_model("late")
     assert server.http("/v1/embeddings", {"input": "a", "model": "late"}).status == 404
     gc.collect()
     assert gone() is None, "an unloaded model must not stay in memory"
