@@ -20,7 +20,7 @@ from .calibration import Calibration
 from .embeddings import Embeddings
 from .examples import ExampleIndex, check_examples, tokenize_each
 from .fingerprint import fingerprint
-from .formats.folder import ModelFiles, resolve
+from .formats.folder import DEFAULT_MODEL, ModelFiles, resolve
 from .forwards import token_vectors
 from .loading import load_parts
 from .sparse import explain
@@ -28,8 +28,6 @@ from .spec import EncoderSpec
 from .token_encoder import TokenEncoder
 from .tokenization import TextTokenizer, TokenizedTexts, Truncate
 from .windows import encoded_windows
-
-DEFAULT_MODEL = Path(__file__).parent / "models" / "decant-mini"
 
 Around = tuple[str, str | None, Sequence[tuple[str, str]], Truncate]
 """What `Encoder.tokenize` takes besides texts: kind, instruction, examples, truncation."""

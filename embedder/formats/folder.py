@@ -28,6 +28,9 @@ _NOT_YET = {
     "1_MultiVectorMaskFilter": "a multi-vector encoder",
 }
 
+# The model that comes with Decant.
+DEFAULT_MODEL = Path(__file__).parents[1] / "models" / "decant-mini"
+
 
 @dataclass(frozen=True)
 class ModelFiles:
@@ -69,7 +72,7 @@ class ModelFiles:
 
 
 def resolve(path_or_name: str | Path) -> Path:
-    """Return the folder of a model: a local one, or a hub repository's snapshot, downloaded if needed.
+    """Return the folder of a model: a local one, `decant-mini`, or a hub repository's snapshot, downloaded if needed.
 
     Raises:
         ModelError: if it is neither, or the hub cannot be reached and holds no cached copy here.
@@ -78,6 +81,8 @@ def resolve(path_or_name: str | Path) -> Path:
     if path.is_dir():
         return path
     name = str(path_or_name)
+    if name == DEFAULT_MODEL.name and not path.exists():
+        return DEFAULT_MODEL
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(f"no model folder at {name}: give a folder, or a hub name such as organisation/model")
     try:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from decant.embedder import Encoder, EncoderSpec, InputError, ModelError, windows
 from decant.embedder.encoder import DEFAULT_MODEL
+from decant.embedder.formats.folder import resolve
 
 TEXTS = ["Rivers carry water from the mountains to the sea.", "sea", "Short text.", "words and word", "😀 e\u0301"]
 SPEC = EncoderSpec(prompts={"query": "query: "}, dimensions=(16, 8), max_tokens=48)
@@ -275,6 +276,14 @@ class TestBrokenFolders:
     def test_what_is_no_name(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         self._assert_refused(name, "no model folder at|unknown model|is not a model folder")
+
+    def test_the_shipped_model_has_a_name_that_a_folder_may_take(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert resolve("decant-mini") == DEFAULT_MODEL
+        (tmp_path / "decant-mini").mkdir()
+        assert resolve("decant-mini") == Path("decant-mini")
 
     def test_missing_weights(self, new_model: Folders) -> None:
         folder = new_model()
