@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from decant.embedder.encoder import DEFAULT_MODEL
+from decant.embedder.formats.folder import DEFAULT_MODEL
 from decant.rag.generators.kv_reuse import PassageKv, compress, encode_passage, join
 from decant.rag.xc.config import XcConfig
 from decant.rag.xc.decoder import XcDecoder

@@ -30,7 +30,7 @@ from serve_load import TEXTS, closed_loop, grpc_call, http_call, mixed_texts, op
 from serve_servers import Decant, Peer, infinity_python
 
 from decant.embedder import Encoder
-from decant.embedder.encoder import DEFAULT_MODEL
+from decant.embedder.formats.folder import DEFAULT_MODEL
 from decant.service.proto.decant.v1 import decant_pb2 as pb
 from decant.service.proto.decant.v1 import decant_pb2_grpc as stubs
 

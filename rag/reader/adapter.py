@@ -11,17 +11,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
 
 from ...embedder.encoder import Encoder
 from ..errors import GeneratorError
 from .confidence import Calibration
 from .model import ReaderConfig, SpanReader
-from .traits import TRAITS
 
 SHIPPED = Path(__file__).parent.parent / "models" / "decant-mini-reader"
 _DESCRIPTION, _WEIGHTS = "reader.json", "model.safetensors"
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,6 @@ class TrainedReader:
             facts = _facts(folder)
             reader = SpanReader(ReaderConfig(**facts["config"]))
             state = load_file(folder / _WEIGHTS)
-            # A reader from before sentence ends were told from looks has fewer traits and cuts nothing.
-            state["traits"] = F.pad(state["traits"], (0, TRAITS - state["traits"].shape[1]))
             reader.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
             found = cls(reader.eval().requires_grad_(False), _calibration(facts), facts["encoder_weights"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
@@ -93,13 +89,14 @@ def is_trained_for(folder: Path, encoder: Encoder) -> bool:
 def begin_from(reader: SpanReader, folder: Path) -> list[str]:
     """Give a reader the weights of another one wherever they have the same shape; returns the names of the others.
 
+    The other may be of an older format.
+
     Raises:
         GeneratorError: the folder holds no reader.
     """
     try:
-        _facts(folder)
         state = load_file(folder / _WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise GeneratorError(f"{folder} holds no reader to begin from ({error}): choose another") from error
     left: list[str] = []
     with torch.no_grad():

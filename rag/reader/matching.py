@@ -34,13 +34,32 @@ class Question:
     importance: Tensor
 
 
-def match(question: Question, hidden: Tensor, folded: Tensor, ids: Tensor, mask: Tensor, traits: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Nearness:
+    """Each passage token beside each of its question's.
+
+    Attributes:
+        same: (B, T, M) bool, whether they are one word with case folded.
+        cosines: (B, T, M) float32 of the states; -1 for padding.
+        known, importance: the question's.
+    """
+
+    same: Tensor
+    cosines: Tensor
+    known: Tensor
+    importance: Tensor
+
+
+def match(
+    question: Question, hidden: Tensor, folded: Tensor, ids: Tensor, mask: Tensor, traits: Tensor
+) -> tuple[Tensor, Nearness]:
     """Compare (B, T) passage tokens with their questions.
 
     Returns:
         (B, T, MATCHES) float32: whether the token occurs in the question; how important it is there; the nearest
         question token's cosine, and that times its importance; importance of matches around it; the share of the
-        question that its sentence holds, and how that compares with the passage's best sentence.
+        question that its sentence holds, and how that compares with the passage's best sentence. And what it was
+        made of.
     """
     known, importance = question.known[:, None], question.importance
     same = (folded[:, :, None] == question.folded[:, None]) & known & mask[..., None]
@@ -51,7 +70,9 @@ def match(question: Question, hidden: Tensor, folded: Tensor, ids: Tensor, mask:
     soft = nearest * importance.gather(1, where)
     around = [F.avg_pool1d(weighted[:, None], size, stride=1, padding=size // 2)[:, 0] for size in _WINDOWS]
     held = _held_by_sentence(same, importance, traits)
-    return torch.stack([exact, weighted, nearest, soft, *around, *held], -1)
+    cosines = cosines.masked_fill(~mask[..., None], -1.0)
+    matches = torch.stack([exact, weighted, nearest, soft, *around, *held], -1)
+    return matches, Nearness(same, cosines, question.known, importance)
 
 
 def _held_by_sentence(same: Tensor, importance: Tensor, traits: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 What `passage` makes does not depend on the question and is computed once; a question's own pass
 over it is two layers of 128 numbers a token. Aligned questions and word matches as in DrQA (Chen et al. 2017, arXiv
 1704.00051), gated convolutions as in GLDR (Wu et al. 2017, arXiv 1711.04352), a null answer in the same softmax as in
-BERT's SQuAD 2.0 head.
+BERT's SQuAD 2.0 head, judged from the passage's side and from the question's (`doubt.py`).
 
 Shapes: B pairs of question and passage, T passage tokens, M question tokens, H encoder width, D reader width.
 """
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .matching import MATCHES, Question, match
+from .doubt import Doubt
+from .matching import MATCHES, Nearness, Question, match
 from .traits import LOOKS, TRAITS
 
 
@@ -82,6 +83,7 @@ class SpanReader(nn.Module):
         self.ends = nn.Linear(width, 2)
         self.bilinear = nn.Linear(width, 2 * width)
         self.nothing = nn.Linear(2 * width, 2)
+        self.doubt = Doubt(width)
         self.dropout = EvenDropout(config.dropout)
 
     def passage(self, hidden: Tensor, ids: Tensor, mask: Tensor) -> Passage:
@@ -104,17 +106,20 @@ class SpanReader(nn.Module):
         q = self.question(self._input(hidden, asked), known)
         weight = torch.softmax(self.pool(q).float().masked_fill(~known[..., None], -torch.inf), 1)
         asks = (weight * q).sum(1).to(q.dtype)
-        x = first = self._fused(passage, q, asks, hidden, asked, known)
+        first, near = self._fused(passage, q, asks, hidden, asked, known)
+        x = first
         for mix, recurrent in zip(self.mixes, self.recurrent, strict=True):
             x = mix(x, passage.mask)
             x = x + recurrent(self.dropout(x), passage.mask)
         x = self.dropout(F.gelu(self.read(torch.cat([first, x], -1))))
-        return self._ends(x, asks, passage.mask)
+        return self._ends(x, q, asks, near, passage.mask)
 
     def _input(self, hidden: Tensor, ids: Tensor) -> Tensor:
         return self.dropout(self.project(self.norm(hidden)) + self.looks(self.traits[ids, :LOOKS].float()))
 
-    def _fused(self, passage: Passage, q: Tensor, asks: Tensor, hidden: Tensor, asked: Tensor, known: Tensor) -> Tensor:
+    def _fused(
+        self, passage: Passage, q: Tensor, asks: Tensor, hidden: Tensor, asked: Tensor, known: Tensor
+    ) -> tuple[Tensor, Nearness]:
         """(B, T, D): a passage's token, what of the question it is aligned with, and how it matches."""
         own = passage.features
         scores = self.align_passage(own) @ self.align_question(q).transpose(1, 2) * q.shape[-1] ** -0.5
@@ -122,16 +127,16 @@ class SpanReader(nn.Module):
         importance = torch.sigmoid(self.match_weight(q).float())[..., 0] * known
         question = Question(F.normalize(hidden, dim=-1), self.folded[asked], asked, known, importance)
         ids = passage.ids
-        matches = match(question, passage.hidden, self.folded[ids], ids, passage.mask, self.traits[ids])
+        matches, near = match(question, passage.hidden, self.folded[ids], ids, passage.mask, self.traits[ids])
         fused = self.fuse(torch.cat([own, aligned, own * aligned, matches.to(own.dtype)], -1))
-        return F.gelu(fused + self.asks(asks)[:, None])
+        return F.gelu(fused + self.asks(asks)[:, None]), near
 
-    def _ends(self, x: Tensor, asks: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _ends(self, x: Tensor, q: Tensor, asks: Tensor, near: Nearness, mask: Tensor) -> tuple[Tensor, Tensor]:
         wanted = self.bilinear(asks).unflatten(-1, (2, -1))
         logits = self.ends(x) + x @ wanted.transpose(1, 2) * x.shape[-1] ** -0.5
         logits = logits.float().masked_fill(~mask[..., None], -torch.inf)
         best = torch.where(mask[..., None], x, x.new_full((), -1e4)).amax(1)
-        null = self.nothing(torch.cat([best, asks], -1)).float()
+        null = self.nothing(torch.cat([best, asks], -1)).float() + self.doubt(q, x, logits[..., 0], near, mask)
         both = torch.cat([logits, null[:, None]], 1)
         return both[..., 0], both[..., 1]
 

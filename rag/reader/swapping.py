@@ -2,14 +2,16 @@
 
 SQuAD 2.0's authors (Rajpurkar et al. 2018, arXiv 1806.03822) found that people who are asked for such questions mostly
 exchange a name, a number or a word for another, turn a word into its opposite or put in a "not". This does the same to
-answerable questions, with things that other questions of the article speak of.
+answerable questions, with things that other questions of the article speak of, or that the paragraph itself names.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -41,6 +43,8 @@ _FORM = frozenset(
 # How often each kind is tried first.
 _KINDS = ("name", "number", "opposite", "word", "negation")
 _ODDS = (0.36, 0.22, 0.14, 0.22, 0.06)
+# How often a name or a number comes from the paragraph itself: that a word is missing there must not be all there is.
+_FROM_PARAGRAPH = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,14 @@ class _Thing:
     kind: tuple[str, ...]
 
 
+# Things by their kind.
+Pool = Mapping[tuple[str, ...], list[str]]
+
+
 def altered(questions: Questions, seed: int) -> list[str]:
     """For each question another that its paragraph does not answer, an empty string where none could be made.
 
-    What takes a thing's place is spoken of by a question of the same article whose answer is not the same.
+    What takes a thing's place is spoken of by the paragraph or by a question of its article, and is not the answer.
     """
     rng = np.random.default_rng([seed, 1])
     of_article = questions.articles[questions.passage_of]
@@ -71,13 +79,18 @@ def altered(questions: Questions, seed: int) -> list[str]:
         for row in rows:
             asked[int(questions.passage_of[row])].add(_plain(questions.texts[row]))
         for row in rows:
-            made = _altered(questions.texts[row], questions.answers[row], pool, rng)
+            near: dict[tuple[str, ...], list[str]] = defaultdict(list)
+            passage = questions.passages[int(questions.passage_of[row])]
+            for thing in _named(passage):
+                near[thing.kind].append(passage[thing.start : thing.end])
+            pools = (near, pool) if rng.random() < _FROM_PARAGRAPH else (pool,)
+            made = _altered(questions.texts[row], questions.answers[row], pools, rng)
             if made and _plain(made) not in asked[int(questions.passage_of[row])]:
                 out[row] = made
     return out
 
 
-def _altered(text: str, answer: str, pool: dict[tuple[str, ...], list[str]], rng: np.random.Generator) -> str:
+def _altered(text: str, answer: str, pools: Sequence[Pool], rng: np.random.Generator) -> str:
     first = str(rng.choice(_KINDS, p=_ODDS))
     for kind in (first, "name", "number", "opposite", "word"):
         if kind == "negation":
@@ -90,17 +103,15 @@ def _altered(text: str, answer: str, pool: dict[tuple[str, ...], list[str]], rng
                 return text[: one.start()] + _OPPOSITE[one[0]] + text[one.end() :]
         else:
             things = [t for t in (_words(text) if kind == "word" else _named(text)) if kind in t.kind[0]]
-            for i in rng.permutation(len(things)).tolist():
+            for i, pool in product(rng.permutation(len(things)).tolist(), pools):
                 if other := _other(things[i], text, answer, pool, rng):
                     return text[: things[i].start] + other + text[things[i].end :]
     return ""
 
 
-def _other(
-    thing: _Thing, text: str, answer: str, pool: dict[tuple[str, ...], list[str]], rng: np.random.Generator
-) -> str:
+def _other(thing: _Thing, text: str, answer: str, pool: Pool, rng: np.random.Generator) -> str:
     """Something else of the same kind, that is neither in the question nor in its answer; empty if there is none."""
-    options = pool[thing.kind]
+    options = pool.get(thing.kind, [])
     own, avoid = text[thing.start : thing.end].casefold(), f"{text} {answer}".casefold()
     for i in rng.integers(len(options), size=8).tolist() if options else ():
         other = options[i].casefold()

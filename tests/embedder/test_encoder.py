@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from decant.embedder import Encoder, EncoderSpec, InputError, ModelError, windows
-from decant.embedder.encoder import DEFAULT_MODEL
-from decant.embedder.formats.folder import resolve
+from decant.embedder.formats.folder import DEFAULT_MODEL, resolve
 
 TEXTS = ["Rivers carry water from the mountains to the sea.", "sea", "Short text.", "words and word", "😀 e\u0301"]
 SPEC = EncoderSpec(prompts={"query": "query: "}, dimensions=(16, 8), max_tokens=48)

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from models import make_base, recipe
 
 from decant.embedder import Encoder
-from decant.embedder.encoder import DEFAULT_MODEL
+from decant.embedder.formats.folder import DEFAULT_MODEL
 from decant.embedder.training.data import read_pair_data
 from decant.embedder.training.experts import balanced_groups, make_experts
 from decant.embedder.training.model_training import train_model

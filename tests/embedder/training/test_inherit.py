@@ -64,7 +64,7 @@ def test_what_has_no_swiglu_is_refused(teacher_folder, texts, recipes):
 
 
 def test_another_architecture_is_no_teacher():
-    from decant.embedder.encoder import DEFAULT_MODEL
+    from decant.embedder.formats.folder import DEFAULT_MODEL
 
     with pytest.raises(DataError, match="holds a llama: the teacher has to be a BERT"):
         load_bert(DEFAULT_MODEL)

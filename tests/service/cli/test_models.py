@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from decant.embedder import Encoder, EncoderSpec, spec
-from decant.embedder.encoder import DEFAULT_MODEL
+from decant.embedder.formats.folder import DEFAULT_MODEL
 from decant.service.cli.convert import AttentionChoice, PoolingChoice
 
 
