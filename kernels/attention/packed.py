@@ -90,8 +90,8 @@ def _written_out(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout
     end = 0
     for start, count, length in layout.runs:
         end = start + count * length
-        parts = (x[:, start:end].unflatten(1, (count, length)) for x in (query, key, value))
-        half_attention(*parts, scale, out[start:end].unflatten(0, (count, length)))
+        q, k, v = (x[:, start:end].unflatten(1, (count, length)) for x in (query, key, value))
+        half_attention(q, k, v, scale, out[start:end].unflatten(0, (count, length)))
     out[end:].zero_()
     return out
 
