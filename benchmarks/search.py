@@ -28,6 +28,8 @@ import search_data
 K, MARKS, THREADS = 10, (0.95, 0.99), (1, 2)
 WIDTHS = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072)
 PROBES = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768)
+# Lists that are read, and candidates for each result that are scored exactly; what Decant takes are 128 and 40.
+PRODUCTS = ((16, 20), (32, 20), (64, 20), (64, 40), (96, 40), (128, 40), (192, 80), (256, 80), (512, 80), (768, 160))
 # Seismic's: terms of a query that are followed, and how much of the k-th score a block must promise.
 CUTS = ((3, 0.9), (5, 0.9), (8, 0.9), (10, 0.9), (10, 0.8), (15, 0.8), (20, 0.8), (20, 0.7), (40, 0.7), (60, 0.6))
 LINKS, BUILD_WIDTH = 32, 100
@@ -227,8 +229,12 @@ def _decant(rows: Any, folder: Path, kind: str, *, texts: bool) -> Engine:
     ids = np.array(snapshot.scan(["doc_id"]).sort_by("_rowid")["doc_id"].to_pylist(), np.int64)
     view = searcher.view(snapshot)
 
-    def search(query: Any, width: int) -> list[int]:
-        accelerator.INVERTED_PROBES = lance_ann.PROBES = width
+    def search(query: Any, setting: Any) -> list[int]:
+        if kind == "pq":
+            accelerator.INVERTED_PROBES, oversample = setting
+            accelerator.INVERTED["pq"] = (accelerator.INVERTED["pq"][0], oversample)
+        else:
+            lance_ann.PROBES = setting
         if texts:
             [hits] = searcher.search_vectors(query, k=K)
             return [int(hit.chunk.doc_id) for hit in hits]
@@ -240,7 +246,7 @@ def _decant(rows: Any, folder: Path, kind: str, *, texts: bool) -> Engine:
         if kind.startswith("lance")
         else sum(f.stat().st_size for f in store.dense_folder.rglob("*.*"))
     )
-    return Engine(search, PROBES, held)
+    return Engine(search, PRODUCTS if kind == "pq" else PROBES, held)
 
 
 def _fill(store: Any, rows: Any) -> None:
