@@ -330,7 +330,7 @@ def segment_of_decant(rows: Any, folder: Path) -> Engine:
     def search(query: Any, setting: tuple[int, float]) -> list[int]:
         seismic.QUERY_CUT, seismic.HEAP_FACTOR = setting
         found = segment.candidates(query.indices.astype(np.int32), query.data, K, None, exact=False)
-        return _best(rows, found, query)
+        return _best(segment.rows, found, query)
 
     return Engine(search, CUTS, size)
 
