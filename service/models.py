@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -258,6 +259,7 @@ class Models:
             if model is None:
                 raise self._unknown(name, {**self._encoders, **self._rerankers})
             await model.close()
+            gc.unfreeze()  # what `serve` has set aside is looked through again: the model is garbage now
 
     async def healthy(self) -> bool:
         """Whether every model computes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -157,6 +158,9 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, asked.set)
+    # To look through all that models and libraries hold takes half a second, in which nobody is answered.
+    gc.collect()
+    gc.freeze()
     if orphaned is not None:
         loop.add_reader(orphaned, asked.set)
     ready(server)

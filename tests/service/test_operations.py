@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import logging
+import os
 import random
+import signal
 import socket
 import threading
 import time
@@ -336,3 +340,22 @@ def test_two_servers_share_a_port_only_where_that_is_asked(
 
     with pytest.raises(ServiceError, match="cannot listen"):
         first.do(alone())
+
+
+def test_what_is_loaded_is_set_aside_from_garbage_collection(encoder: Encoder) -> None:
+    from decant.service.config import Settings
+    from decant.service.server import Server, serve
+
+    set_aside: list[int] = []
+
+    def ready(server: Server) -> None:
+        del server
+        set_aside.append(gc.get_freeze_count())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = gc.get_freeze_count()
+    try:
+        asyncio.run(serve(Settings(grpc_port=0, http_port=0, linger_seconds=0), encoder, ready))
+    finally:
+        gc.unfreeze()
+    assert set_aside[0] > before + 10_000
