@@ -250,6 +250,7 @@ def main() -> None:
     }
     sections = Sections(arguments.out, settings, fresh=arguments.fresh)
     asyncio.run(Benchmark(arguments.model, arguments.seconds, arguments.overload_seconds, sections).run())
+    gc.unfreeze()
     print(report(sections.results))
 
 
