@@ -160,7 +160,7 @@ def test_search_by_keyboard_to_the_source_and_back(page: Page, served: Any) -> N
     page.until(lambda: page.focused.get_attribute("id") == "query")
     page.search("what do whales eat")
     assert [c.get_attribute("data-mode") for c in page.all(".column")] == ["hybrid", "dense", "lexical"]
-    assert "makes none" in page.one("#unavailable [data-mode=sparse]").text
+    assert "this store holds none" in page.one("#unavailable [data-mode=sparse]").text
     assert any("whale" in mark.text.lower() for mark in page.all(".hit mark"))
     assert page.all(".other")
     page.press(Keys.ARROW_DOWN)
