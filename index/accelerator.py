@@ -38,7 +38,7 @@ INVERTED_PROBES = 128
 # quantised scores only choose candidates. A product of 4 bits has 2 dimensions: with 4 of them, as with single bits, 20
 # candidates a result held no more than 86 % of real questions' 10 best among 100,000 passages, whatever the probes.
 # With 2, among a million, 20 hold 92.8 %, 40 hold 96.6 % for a twentieth more time, and 80 hold 98.5 %.
-INVERTED = {"ivf": ("Flat", 1), "int8": ("SQ8", 2), "pq": ("PQ{}x4fs", 40), "rabitq": ("RaBitQ", 40)}
+INVERTED = {"ivf": ("Flat", 1), "int8": ("SQ8", 2), "pq": ("PQ{}x4fs", 40), "rabitq": ("RaBitQ", 20)}
 # k-means for the lists; faiss's default, 25 rounds over 256 rows a list, is ten times the work: at a million rows 95 %
 # of the 10 best were found with lists made so.
 TRAIN_ROUNDS, TRAIN_ROWS_PER_LIST = 10, 64

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import faiss
 
-# From so many queries at once on, threads save more than they cost.
+# So many at once are an evaluation, not a user: there is something to share. The number was not measured.
 MANY = 16
 
 
