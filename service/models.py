@@ -102,7 +102,8 @@ class ServedModel:
         )
         stages = (outcome.prepare_seconds, outcome.queue_seconds, outcome.run_seconds)
         result = Embedded(outcome.results, self.encoder.head.width(options.dimensions), *stages)
-        self._measure(result)
+        # Counted behind the answer, not before it.
+        asyncio.get_running_loop().call_soon(self._measure, result)
         return result
 
     def check_count(self, texts: int) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import grpc
@@ -139,8 +140,10 @@ class Door:
         finally:
             failed = code is not grpc.StatusCode.OK
             span.set_attributes({"rpc.grpc.status_code": code.value[0], "decant.request_id": request_id})
-            self._backend.record(
-                self._protocol, method, visit.model, code.name, visit.caller, visit.elapsed(), failed=failed
+            # Counted behind the answer, not before it.
+            asyncio.get_running_loop().call_soon(
+                partial(self._backend.record, failed=failed),
+                *(self._protocol, method, visit.model, code.name, visit.caller, visit.elapsed()),
             )
 
     def renewed(self, caller: Caller) -> Caller:

@@ -287,8 +287,9 @@ class BatchQueue(Generic[W, R]):
             began, started = time.monotonic(), free
             results = self._attempt([work for _, _, work in batch])
             ended, free = time.monotonic(), self._clock()
-            self._account(sum(work.tokens for _, _, work in batch), results, free - started)
+            # Whoever waits is woken first, and what is counted meanwhile costs them nothing.
             self._loop.call_soon_threadsafe(self._deliver, batch, results, began, ended)
+            self._account(sum(work.tokens for _, _, work in batch), results, free - started)
 
     def _attempt(self, works: Sequence[W]) -> list[R | Exception]:
         """Run a batch; where it fails, halve it until each failing text is alone."""
