@@ -6,7 +6,6 @@ One that dies is started again; the others do not notice, but for the calls it h
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import multiprocessing
 import os
@@ -119,7 +118,7 @@ def _work(values: dict[str, Any], number: int, of: int, ready: Any) -> None:
     from ..embedder.threads import limit_threads
     from .cli.loading import load_encoder
     from .cli.logs import log_as_json
-    from .server import Server, serve
+    from .server import Server, run
 
     # The parent decides when to stop; a terminal's Ctrl-C reaches every process of the group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -135,7 +134,7 @@ def _work(values: dict[str, Any], number: int, of: int, ready: Any) -> None:
     with log_as_json(settings.log_level):
         try:
             encoder = load_encoder(settings.model, settings.device, settings.dtype)
-            asyncio.run(serve(settings, encoder, announce, orphaned=_parent()))
+            run(settings, encoder, announce, orphaned=_parent())
         except DecantError as error:
             _log.error(str(error), extra={"worker": number})
             sys.exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -83,9 +82,9 @@ def command(
 
         check_free(settings)
         encoder = load_encoder(settings.model, settings.device, settings.dtype, debug=debug)
-        from ..server import serve
+        from ..server import run
 
-        asyncio.run(serve(settings, encoder, _announce))
+        run(settings, encoder, _announce)
 
 
 def _announce(server: Server) -> None:
