@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PretrainedConfig
 from transformers import __version__ as version
 
 from ..kernels.attention import ATTENTION_NAME, PackedLayout, register
-from ..kernels.dispatch import choose
+from ..kernels.dispatch import asked_for, choose
 from ..kernels.rows import alike_rows, rounds_by_rows
 from .errors import ModelError, UnsupportedModelError
 from .families import (
@@ -30,6 +30,7 @@ from .families import (
     WINDOW_ONE_WIDER,
 )
 from .formats.json_file import read_json
+from .graphs import Replays, cannot_record
 from .lean import LeanDecoder, refusal
 from .products import Int8Product, Product
 from .spec import Attention
@@ -65,6 +66,7 @@ class Backbone:
         self._widths = _elementwise_widths(self.config)
         self._gelu = _has_gelu(self.config)
         self._lean: LeanDecoder | None = None
+        self._replays: Replays | None = None
 
     @classmethod
     def load(
@@ -152,6 +154,10 @@ class Backbone:
             raise ModelError(f"no int8 for {model_type(self.config)} here: {reason}; choose another dtype")
         chosen = choose("layers", self.device, reason, "onednn" if int8 else None)
         self._lean = LeanDecoder(self.model, products) if chosen == "onednn" else None
+        if asked_for("forward") == "graph":
+            why = cannot_record(self.engine, choose("attention", self.device), _ropes(self.config))
+            choose("forward", self.device, why)
+            self._replays = Replays(self.model, self._states, self._first_position)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -207,6 +213,8 @@ class Backbone:
         if self._long_from and layout.max_seqlen > self._long_from >= min(length for *_, length in layout.runs):
             parts = self._short_and_long(layout, self._long_from)
             return torch.cat([self(input_ids[tokens], own) for tokens, own in parts])
+        if self._replays is not None and (hidden := self._replays(input_ids, layout)) is not None:
+            return hidden
         if rounds_by_rows(self.dtype, self.device):
             return self._filled(input_ids, layout)
         return self._packed(input_ids, layout)
@@ -243,6 +251,12 @@ class Backbone:
         if (lean := self._prepared()) is not None and type(layout) is PackedLayout:
             return lean(input_ids, layout)
         return self._forward(input_ids, layout).last_hidden_state[0]
+
+    def _states(self, input_ids: Tensor, positions: Tensor, layout: PackedLayout) -> Tensor:
+        """Last hidden states from the model's own layers."""
+        return self.model(
+            input_ids=input_ids[None], position_ids=positions[None], use_cache=False, packed=layout
+        ).last_hidden_state[0]
 
     def _forward(self, input_ids: Tensor, layout: PackedLayout, **options: bool) -> Any:
         positions = layout.position_ids() + self._first_position
@@ -353,6 +367,13 @@ def _layer_widths(config: PretrainedConfig) -> Iterator[int]:
 def _has_gelu(config: PretrainedConfig) -> bool:
     names = ("hidden_act", "hidden_activation", "activation_function")
     return any("gelu" in str(getattr(config, name, "")) for name in names)
+
+
+def _ropes(config: PretrainedConfig) -> set[str]:
+    """Kinds of rotary positions that a model has."""
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    return {str(kind.get("rope_type", "default")) for kind in kinds}
 
 
 def longrope_limit(config: PretrainedConfig) -> int | None:

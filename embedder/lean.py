@@ -54,8 +54,7 @@ class LeanDecoder:
         self._epsilon = float(self._model.norm.variance_epsilon)
         self._layers = [_prepare(layer, products) for layer in self._model.layers]
         self._versions = _versions(model)
-        kinds = ("_forward_hooks", "_forward_pre_hooks")
-        self._hooks = [vars(module)[kind] for module in model.modules() for kind in kinds]
+        self._hooks = hooks_of(model)
 
     @property
     def current(self) -> bool:
@@ -102,6 +101,11 @@ def refusal(model: PreTrainedModel, products: type[AnyProduct] = Product) -> str
     if size > MAX_BYTES:
         return f"a copy of its layers would take {size / 2**30:.1f} GiB"
     return None
+
+
+def hooks_of(model: nn.Module) -> list[Any]:
+    """What holds the forward hooks of each module of a model; full where somebody listens."""
+    return [vars(module)[kind] for module in model.modules() for kind in ("_forward_hooks", "_forward_pre_hooks")]
 
 
 def _versions(model: nn.Module) -> tuple[tuple[int, int], ...]:

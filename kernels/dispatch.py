@@ -1,7 +1,8 @@
 """Which implementation of an operation runs: decided in this one place, and said in the log once.
 
-Every operation exists in plain PyTorch; where a GPU and Triton are present most have a kernel as well, and a decoder's
-layers have a form prepared for oneDNN. Nothing here imports Triton: the kernels are imported when one is about to run.
+Every operation exists in plain PyTorch; where a GPU and Triton are present most have a kernel as well, a decoder's
+layers have a form prepared for oneDNN, and its forwards of small batches can be recorded as CUDA graphs. Nothing here
+imports Triton: the kernels are imported when one is about to run.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Literal, get_args
 
 import torch
 
-Implementation = Literal["torch", "triton", "onednn"]
+Implementation = Literal["torch", "triton", "onednn", "graph"]
 
 # What there is of each operation besides plain PyTorch.
 OPERATIONS: Mapping[str, Implementation] = MappingProxyType(
@@ -27,8 +28,11 @@ OPERATIONS: Mapping[str, Implementation] = MappingProxyType(
         "splade": "triton",
         "quantize": "triton",
         "layers": "onednn",
+        "forward": "graph",
     }
 )
+# What runs only where it is asked for by name, and why.
+ON_REQUEST: Mapping[str, str] = MappingProxyType({"forward": "graphs were not measured on a GPU yet"})
 OVERRIDE = "DECANT_KERNELS"
 
 log = logging.getLogger(__name__)
@@ -59,9 +63,9 @@ def choose(
     Raises:
         KernelError: if the implementation asked for is unknown or cannot run here.
     """
-    wanted = implementation or requested(os.environ.get(OVERRIDE, "")).get(operation)
+    wanted = implementation or asked_for(operation)
     fast = OPERATIONS[operation]
-    obstacle = refusal or (_obstacle(device.type) if fast == "triton" else None)
+    obstacle = refusal or _obstacle(fast, device.type)
     if wanted not in (None, "torch"):
         if obstacle or wanted != fast:
             reason = obstacle or "there is none"
@@ -74,8 +78,15 @@ def choose(
     if obstacle is None and fast == "triton" and device.type == "cpu":
         # Interpreted kernels exist to be tested; nobody computes with them unless they say so.
         obstacle = "the interpreter is for tests"
+    if operation in ON_REQUEST:
+        obstacle = obstacle or ON_REQUEST[operation]
     _report(operation, "torch" if obstacle else fast, obstacle or f"on {device.type}")
     return "torch" if obstacle else fast
+
+
+def asked_for(operation: str) -> Implementation | None:
+    """What the environment asks for by name; None where it leaves the choice open."""
+    return requested(os.environ.get(OVERRIDE, "")).get(operation)
 
 
 @cache
@@ -97,7 +108,11 @@ def requested(setting: str) -> dict[str, Implementation]:
     return chosen
 
 
-def _obstacle(device_type: str) -> str | None:
+def _obstacle(implementation: Implementation, device_type: str) -> str | None:
+    if implementation == "onednn":
+        return None
+    if implementation == "graph":
+        return None if device_type == "cuda" else f"the tensors are on {device_type}"
     if not _triton_installed():
         return "Triton is not installed"
     if device_type == "cuda":

@@ -28,7 +28,7 @@ def attention(
     Raises:
         KernelError: if the implementation asked for cannot run.
     """
-    if _chosen(query, key, value, dropout, implementation) == "torch":
+    if _chosen(query, key, value, layout, dropout, implementation) == "torch":
         return packed_attention(
             query, key, value, layout, scale=scale, window=window, softcap=softcap, sinks=sinks, dropout=dropout
         )
@@ -48,15 +48,23 @@ def attention_lse(
     implementation: Implementation | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The same, with the log-sum-exp of each query's scores, (heads, total_tokens) float32."""
-    if _chosen(query, key, value, 0.0, implementation) == "torch":
+    if _chosen(query, key, value, layout, 0.0, implementation) == "torch":
         return packed_attention_lse(query, key, value, layout, scale=scale, window=window, softcap=softcap, sinks=sinks)
     return _with_kernel(query, key, value, layout, scale, window, softcap, sinks)
 
 
 def _chosen(
-    query: Tensor, key: Tensor, value: Tensor, dropout: float, implementation: Implementation | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: PackedLayout,
+    dropout: float,
+    implementation: Implementation | None,
 ) -> Implementation:
-    return choose("attention", query.device, refusal(query, key, value, dropout), implementation)
+    chosen = choose("attention", query.device, refusal(query, key, value, dropout), implementation)
+    if chosen == "torch" and layout.tables is not None:
+        raise NotImplementedError("attention in torch goes by runs, and this batch has tables for kernels only")
+    return chosen
 
 
 def _with_kernel(

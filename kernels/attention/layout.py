@@ -24,6 +24,7 @@ class PackedLayout:
             sorted by length has few runs, and each is a dense (n, length) block that needs no padding.
         causal: whether a token sees only what precedes it.
         filling: tokens behind all runs that are one more sequence in `cu_seqlens`; what they become is never read.
+        tables: kernels' tables where they are not to be made of the runs.
         trace: where verification wants to know which modules attended, each call appends its module.
     """
 
@@ -33,6 +34,7 @@ class PackedLayout:
     causal: bool
     trace: list[nn.Module] | None = None
     filling: int = 0
+    tables: Ragged | None = None
 
     @classmethod
     def from_lengths(
@@ -62,7 +64,7 @@ class PackedLayout:
     @property
     def total_tokens(self) -> int:
         """Number of tokens in the batch."""
-        start, count, length = self.runs[-1]
+        start, count, length = self.runs[-1] if self.runs else (0, 0, 0)
         return start + count * length + self.filling
 
     @property
@@ -73,8 +75,14 @@ class PackedLayout:
     @cached_property
     def ragged(self) -> Ragged:
         """Tables for kernels, made at the first use and shared by all layers."""
-        lengths = [length for _, count, length in self.runs for _ in range(count)]
+        if self.tables is not None:
+            return self.tables
+        lengths = self.lengths_on_host()
         return Ragged(lengths, lengths, self.cu_seqlens.device)
+
+    def lengths_on_host(self) -> list[int]:
+        """Length of each sequence, without the filling; the device is not asked."""
+        return [length for _, count, length in self.runs for _ in range(count)]
 
     def filled(self, rows: int) -> PackedLayout:
         """Return the layout of `rows` tokens: these and, behind them, some that nobody attends to or asks for."""
