@@ -110,7 +110,11 @@ class Settings(BaseSettings):
     max_texts: int = Field(2048, ge=1, description="Texts in one request")
     max_message_bytes: int = Field(64 * _MIB, ge=1024, description="Size of one request or answer")
     batch_tokens: int | None = Field(None, ge=1, description="Token budget of a batch; what suits the device if absent")
-    batch_seconds: float = Field(0.2, gt=0, description="Batches are made smaller where they would take longer")
+    batch_seconds: float = Field(
+        0.2,
+        gt=0,
+        description="Batches are made smaller where they would take longer; up to twice that where much waits",
+    )
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Metrics of one process alone, over plain HTTP; worker n's port is n higher"
     )

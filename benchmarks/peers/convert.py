@@ -104,14 +104,15 @@ def _gguf_names(model: Any) -> list[tuple[str, Tensor]]:
         found += [
             (f"blk.{i}.attn_norm.weight", layer.input_layernorm.weight),
             (f"blk.{i}.ffn_norm.weight", layer.post_attention_layernorm.weight),
-            (f"blk.{i}.attn_q.weight", _interleaved(attends.q_proj.weight, config.num_attention_heads)),
-            (f"blk.{i}.attn_k.weight", _interleaved(attends.k_proj.weight, config.num_key_value_heads)),
-            (f"blk.{i}.attn_v.weight", attends.v_proj.weight),
-            (f"blk.{i}.attn_output.weight", attends.o_proj.weight),
-            (f"blk.{i}.ffn_gate.weight", mlp.gate_proj.weight),
-            (f"blk.{i}.ffn_up.weight", mlp.up_proj.weight),
-            (f"blk.{i}.ffn_down.weight", mlp.down_proj.weight),
         ]
+        linears = {"attn_q": attends.q_proj, "attn_k": attends.k_proj, "attn_v": attends.v_proj}
+        linears |= {"attn_output": attends.o_proj}
+        linears |= {"ffn_gate": mlp.gate_proj, "ffn_up": mlp.up_proj, "ffn_down": mlp.down_proj}
+        turned = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+        for name, linear in linears.items():
+            for part, values in linear.named_parameters():
+                own = _interleaved(values, turned[name]) if name in turned else values
+                found.append((f"blk.{i}.{name}.{part}", own))
     return [*found, ("output_norm.weight", model.norm.weight)]
 
 

@@ -98,7 +98,20 @@ def llama(variant: str, folder: str) -> Encode:
     tokenizer.enable_truncation(longest)
     own: Any = model
     own.tokenize = lambda text, *_, **__: tokenizer.encode(text.decode()).ids
-    return lambda texts: np.array(model.embed(texts, normalize=True), np.float32)
+    behind = dense_layer(folder)
+    return lambda texts: unit(np.array(model.embed(texts), np.float32) @ behind.T)
+
+
+def dense_layer(folder: str) -> NDArray[np.float32]:
+    """(out, in), the linear layer behind the mean, which llama.cpp does not have."""
+    from safetensors.numpy import load_file
+
+    return load_file(Path(folder, "2_Dense", "model.safetensors"))["linear.weight"].astype(np.float32)
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length one."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def infinity(variant: str, folder: str) -> Encode:

@@ -57,7 +57,7 @@ class Limits:
         queued_requests: most requests waiting.
         batch_tokens: token budget of one batch; a longer text gets a batch of its own.
         batch_seconds: batches are made smaller where, at the speed measured, they would take longer: what arrives
-            meanwhile waits for the batch to end.
+            meanwhile waits for the batch to end. Where much waits already they may take up to twice as long.
         tenant_tokens: most tokens waiting of the tenants named here.
         query_seconds: no query is taken while those before it would, at the speed measured, take longer.
         bulk_seconds: the same for bulk work, behind all that waits.
