@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +12,7 @@ from .cross_encoder import CrossEncoder, ServedReranker
 from .engine import EncoderEngine
 from .metrics import Metrics
 from .models import ServedModel
+from .threads import on_a_thread
 
 _RERANK_BATCH_TOKENS = 4096
 
@@ -66,10 +66,10 @@ class ConfiguredModels:
         """Load a model on a thread; raises ModelError."""
         model, adapter = self._entries[name]
         if model.kind == "reranker":
-            scorer = await asyncio.to_thread(CrossEncoder.load, str(model.path), device=model.device)
+            scorer = await on_a_thread(lambda: CrossEncoder.load(str(model.path), device=model.device))
             limits = self._settings.limits(_RERANK_BATCH_TOKENS)
             return ServedReranker(name, scorer, limits, self._metrics, max_texts=self._settings.max_texts)
-        encoder = await asyncio.to_thread(self._encoder, model, adapter)
+        encoder = await on_a_thread(lambda: self._encoder(model, adapter))
         limits = self._settings.limits(EncoderEngine(encoder).batch_tokens)
         return ServedModel(name, encoder, limits, self._metrics, max_texts=self._settings.max_texts)
 

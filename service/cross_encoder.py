@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from .metrics import Metrics
 from .models import FRESH_SECONDS
 from .queue import BatchQueue, Limits, Priority
 from .reranking import Scores
+from .threads import on_a_thread
 
 _CHARACTERS_PER_TOKEN = 3
 
@@ -144,7 +144,7 @@ class ServedReranker:
 
     async def warm_up(self) -> None:
         """Score one pair, so that the first caller does not wait for what happens only once."""
-        await asyncio.to_thread(self._model.run, [Pair("warm", "up", 2, False)])
+        await on_a_thread(lambda: self._model.run([Pair("warm", "up", 2, False)]))
 
     async def probe(self, seconds: float = 5.0) -> bool:
         """Whether the model computes; asks it unless it has just shown that it does."""

@@ -15,6 +15,7 @@ from .engine import EmbedOptions, Encoded, EncoderEngine, PreparedText
 from .errors import EmptyInput, NotOffered, UnknownName
 from .metrics import Metrics
 from .queue import BatchQueue, Limits, Priority
+from .threads import on_a_thread
 
 if TYPE_CHECKING:
     from .cross_encoder import ServedReranker
@@ -128,7 +129,7 @@ class ServedModel:
 
     async def warm_up(self) -> None:
         """Make the first caller's wait an ordinary one."""
-        await asyncio.to_thread(self.engine.warm_up)
+        await on_a_thread(self.engine.warm_up)
 
     async def close(self) -> None:
         """Finish what was accepted."""

@@ -119,6 +119,7 @@ def _work(values: dict[str, Any], number: int, of: int, ready: Any) -> None:
     from .cli.loading import load_encoder
     from .cli.logs import log_as_json
     from .server import Server, run
+    from .threads import apart
 
     # The parent decides when to stop; a terminal's Ctrl-C reaches every process of the group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -133,7 +134,7 @@ def _work(values: dict[str, Any], number: int, of: int, ready: Any) -> None:
 
     with log_as_json(settings.log_level):
         try:
-            encoder = load_encoder(settings.model, settings.device, settings.dtype)
+            encoder = apart(lambda: load_encoder(settings.model, settings.device, settings.dtype))
             run(settings, encoder, announce, orphaned=_parent())
         except DecantError as error:
             _log.error(str(error), extra={"worker": number})

@@ -81,8 +81,10 @@ def command(
         from ..ports import check_free
 
         check_free(settings)
-        encoder = load_encoder(settings.model, settings.device, settings.dtype, debug=debug)
         from ..server import run
+        from ..threads import apart
+
+        encoder = apart(lambda: load_encoder(settings.model, settings.device, settings.dtype, debug=debug))
 
         run(settings, encoder, _announce)
 
