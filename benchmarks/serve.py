@@ -81,7 +81,8 @@ class Benchmark:
         self.model, self.seconds, self.overload_seconds, self.sections = model, seconds, overload_seconds, sections
         self.beside = ThreadPoolExecutor(1, initializer=_stand_back)
         self.texts = mixed_texts()
-        self.encoder = Encoder.load(model, device="cpu", dtype="float32")
+        # On the thread that computes, as the server does (`service/threads.py`).
+        self.encoder = self.beside.submit(lambda: Encoder.load(model, device="cpu", dtype="float32")).result()
         # The clients live in this process: they must not pause to look through what the encoder holds.
         gc.collect()
         gc.freeze()
