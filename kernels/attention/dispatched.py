@@ -61,10 +61,9 @@ def _chosen(
     dropout: float,
     implementation: Implementation | None,
 ) -> Implementation:
-    chosen = choose("attention", query.device, refusal(query, key, value, dropout), implementation)
-    if chosen == "torch" and layout.tables is not None:
-        raise NotImplementedError("attention in torch goes by runs, and this batch has tables for kernels only")
-    return chosen
+    # Torch goes by runs; a batch with tables of its own has none.
+    wanted = "triton" if layout.tables is not None else implementation
+    return choose("attention", query.device, refusal(query, key, value, dropout), wanted)
 
 
 def _with_kernel(

@@ -1,6 +1,6 @@
 """Recorded forwards: all but CUDA's own recording, which a recorder that computes again in the same memory stands for.
 
-Attention runs in Triton's interpreter, from the tables that a graph would read.
+Recorded, attention runs in Triton's interpreter, from the tables that a graph would read; plainly, in torch.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ class Recorder:
 
 @pytest.fixture
 def encoder(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Encoder:
-    monkeypatch.setenv("DECANT_KERNELS", "attention=triton,layers=torch")
     monkeypatch.setattr(graphs, "MOST_TEXTS", 6)  # the interpreter takes its time for each empty tile
     return Encoder.load(tiny_model, device="cpu", dtype="float32", verify=False)
 
@@ -149,12 +148,12 @@ def test_a_graph_that_computes_something_else_is_refused(encoder: Encoder) -> No
 
 
 @torch.inference_mode()
-def test_attention_that_reads_no_tables_cannot_be_recorded(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DECANT_KERNELS", "attention=torch")
+def test_without_the_kernel_nothing_can_be_recorded(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
     replays = replays_of(encoder, Recorder())
     ids, layout = batch_of(encoder, [9])
     replays(ids, layout)
-    with pytest.raises(KernelError, match="cannot be recorded"):
+    with pytest.raises(KernelError, match="cannot be recorded: the triton implementation of attention cannot run"):
         replays(ids, layout)
 
 
@@ -162,8 +161,8 @@ def test_graphs_run_only_where_asked_for_and_say_why_they_cannot(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert Encoder.load(tiny_model, device="cpu", dtype="float32").backbone._replays is None
-    monkeypatch.setenv("DECANT_KERNELS", "forward=graph,attention=triton,layers=torch")
-    with pytest.raises(KernelError, match="graph implementation of forward cannot run: the tensors are on cpu"):
+    monkeypatch.setenv("DECANT_KERNELS", "forward=graph")
+    with pytest.raises(KernelError, match="graph implementation of forward cannot run: attention runs in torch"):
         Encoder.load(tiny_model, device="cpu", dtype="float32")
     assert cannot_record("packed", "triton", {"default"}) is None
     assert "batch by batch" in str(cannot_record("packed", "torch", set()))
