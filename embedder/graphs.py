@@ -86,9 +86,9 @@ class Replays:
             KernelError: the model cannot be recorded, or its graph computes something else.
         """
         total = layout.total_tokens
-        if total > MOST_TOKENS or layout.batch_size >= MOST_TEXTS or type(layout) is not PackedLayout or layout.trace:
+        if total > MOST_TOKENS or layout.batch_size >= MOST_TEXTS or type(layout) is not PackedLayout:
             return None
-        if not torch.is_inference_mode_enabled() or any(self._hooks):
+        if layout.trace is not None or any(self._hooks) or not torch.is_inference_mode_enabled():
             return None
         lengths = layout.lengths_on_host()
         size = max(FEWEST_TOKENS, 1 << (total - 1).bit_length())

@@ -85,7 +85,6 @@ def command(
         from ..threads import apart
 
         encoder = apart(lambda: load_encoder(settings.model, settings.device, settings.dtype, debug=debug))
-
         run(settings, encoder, _announce)
 
 

@@ -53,9 +53,8 @@ def replays_of(encoder: Encoder, recorder: Recorder) -> Replays:
     return Replays(encoder.backbone.model, encoder.backbone._states, record=recorder)
 
 
-def batch_of(encoder: Encoder, lengths: list[int], seed: int = 0) -> tuple[Tensor, PackedLayout]:
-    rows = random_ids(encoder, lengths, seed) if seed else random_ids(encoder, lengths)
-    return torch.cat(list(rows)), encoder.backbone.layout(lengths)
+def batch_of(encoder: Encoder, lengths: list[int]) -> tuple[Tensor, PackedLayout]:
+    return torch.cat(random_ids(encoder, tuple(lengths))), encoder.backbone.layout(lengths)
 
 
 @torch.inference_mode()
@@ -108,7 +107,7 @@ def test_what_is_large_or_listened_to_is_computed_plainly(encoder: Encoder, monk
     handle = encoder.backbone.model.layers[0].register_forward_hook(lambda *call: None)
     assert [replays(ids, layout) for _ in range(3)] == [None] * 3
     handle.remove()
-    traced = PackedLayout.from_lengths([9], causal=False, trace=[torch.nn.Identity()])
+    traced = PackedLayout.from_lengths([9], causal=False, trace=[])
     assert [replays(ids, traced) for _ in range(3)] == [None] * 3
     monkeypatch.setattr(graphs, "MOST_TOKENS", 8)
     assert [replays(ids, layout) for _ in range(3)] == [None] * 3
