@@ -66,6 +66,8 @@ class Answer:
         dropped: sentences of the generator that the documents do not support; they are not in `text` unless the
             rules say to mark them.
         usage: tokens read and written.
+        confidence: probability that what the generator would answer is right, also where it is not what was said; None
+            where it was not asked or does not know.
     """
 
     question: str
@@ -77,3 +79,4 @@ class Answer:
     note: str = ""
     dropped: tuple[str, ...] = ()
     usage: Usage = Usage()
+    confidence: float | None = None

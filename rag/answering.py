@@ -166,6 +166,7 @@ class Answerer:
             generator=generator,
             dropped=dropped,
             usage=task.meter.usage,
+            confidence=task.meter.confidence,
         )
 
     def _quote(
@@ -252,6 +253,7 @@ class Answerer:
             note=note,
             dropped=dropped,
             usage=task.meter.usage,
+            confidence=task.meter.confidence,
         )
 
 

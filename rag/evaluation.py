@@ -26,6 +26,7 @@ from .answering import Answerer
 from .errors import AnswerError
 from .metrics import exact_match, f1, holds_answer
 
+_COVERAGE = 0.8
 _MARK = re.compile(r"\s*\[\d+\]")
 
 
@@ -54,6 +55,8 @@ class QaReport:
         citation_precision: citations, of answerable questions, whose text holds a right answer.
         coverage: answerable questions that were answered.
         abstention: unanswerable questions that were not answered; None without any.
+        abstention_at_80: unanswerable questions that would not be answered where the generator's confidence decided and
+            80 % of the answerable ones were; None without any, or where the generator tells no confidence.
         seconds: for one question, in the mean; cached_share: of the prompt's tokens.
     """
 
@@ -66,6 +69,7 @@ class QaReport:
     citation_precision: float
     coverage: float
     abstention: float | None
+    abstention_at_80: float | None
     seconds: float
     prompt_tokens: float
     cached_share: float
@@ -147,10 +151,20 @@ def _report(asked: Sequence[_Asked]) -> QaReport:
         citation_precision=_mean(cited),
         coverage=len(answered) / max(1, len(right)),
         abstention=_mean([not a.answer.grounded for a in wrong]) if wrong else None,
+        abstention_at_80=_abstention_at(_COVERAGE, right, wrong),
         seconds=_mean([a.seconds for a in asked]),
         prompt_tokens=tokens / max(1, len(asked)),
         cached_share=sum(a.answer.usage.cached_tokens for a in asked) / max(1, tokens),
     )
+
+
+def _abstention_at(coverage: float, right: Sequence[_Asked], wrong: Sequence[_Asked]) -> float | None:
+    """One that the generator was not asked is one that it is not sure of at all."""
+    if not right or not wrong or all(a.answer.confidence is None for a in (*right, *wrong)):
+        return None
+    sure, unsure = ([a.answer.confidence or 0.0 for a in some] for some in (right, wrong))
+    threshold = float(np.quantile(sure, 1 - coverage, method="lower"))
+    return _mean([value < threshold for value in unsure])
 
 
 def _mean(values: Sequence[float]) -> float:

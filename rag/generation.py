@@ -55,10 +55,16 @@ class Excerpt:
 
 
 class Meter:
-    """Collects what a generator read and wrote, while it writes; one for each task."""
+    """Collects what a generator read and wrote, and how sure it is, while it writes; one for each task.
+
+    Attributes:
+        usage: tokens.
+        confidence: see `Answer`; None for a generator that does not know.
+    """
 
     def __init__(self) -> None:
         self.usage = Usage()
+        self.confidence: float | None = None
 
 
 @dataclass(frozen=True)

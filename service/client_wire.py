@@ -291,7 +291,8 @@ def piece_of(question: str, response: pb.AskResponse) -> str | Answer:
         Citation(c.number, c.doc_id, c.path, c.title, c.start_char, c.end_char, c.text, c.score)
         for c in answer.citations
     )
-    return Answer(question, answer.text, citations, grounded=answer.grounded)
+    confidence = answer.confidence if answer.HasField("confidence") else None
+    return Answer(question, answer.text, citations, grounded=answer.grounded, confidence=confidence)
 
 
 def index_requests(documents: Iterable[Document], store: str, prefix: str = "") -> Iterator[pb.IndexRequest]:

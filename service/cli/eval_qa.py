@@ -55,8 +55,9 @@ def command(
     All passages of the file are indexed, also those whose questions are not asked, and each question is answered from
     what is found among them. EM and F1 are SQuAD's; `found` is the share of answerable questions with a right answer
     in a passage that was read, `cited` of citations that hold one, `answered` of answerable questions answered,
-    `refused` of unanswerable ones not answered, `cached` of the tokens that a cache supplied. With several
-    generators (commas between them), modes or numbers of passages, the setting to use is named.
+    `refused` of unanswerable ones not answered, `at 80` what that would be where confidence decided and 80 % of
+    the answerable ones were answered, `cached` of the tokens that a cache supplied. With several generators (commas
+    between them), modes or numbers of passages, the setting to use is named.
     """
     require_paths([squad])
     counts = _numbers(passages)
@@ -119,12 +120,20 @@ def _sweep(
 
 
 def _print(points: list[SweepPoint]) -> None:
-    columns = ("k", "EM", "F1", "found", "cited", "answered", "refused", "s", "cached")
+    columns = ("k", "EM", "F1", "found", "cited", "answered", "refused", "at 80", "s", "cached")
     grid = table("by", "mode", *columns, right=columns)
     for point in points:
         r = point.report
-        shares = (r.exact_match, r.f1, r.answer_recall, r.citation_precision, r.coverage, r.abstention)
-        shown = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
+        known = (
+            r.exact_match,
+            r.f1,
+            r.answer_recall,
+            r.citation_precision,
+            r.coverage,
+            r.abstention,
+            r.abstention_at_80,
+        )
+        shown = ["-" if share is None else f"{100 * share:.1f}" for share in known]
         grid.add_row(
             point.generator, point.mode, str(point.k), *shown, f"{r.seconds:.2f}", f"{100 * r.cached_share:.0f}"
         )

@@ -162,6 +162,7 @@ def answer_message(answer: Answer) -> pb.Answer:
     return pb.Answer(
         text=answer.text,
         grounded=answer.grounded,
+        confidence=answer.confidence,
         citations=[
             pb.Citation(
                 number=c.number,

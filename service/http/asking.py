@@ -91,6 +91,7 @@ def answer_body(answer: Answer) -> dict[str, object]:
         "grounded": answer.grounded,
         "generator": answer.generator,
         "note": answer.note,
+        "confidence": answer.confidence,
         "citations": [citation_body(citation) for citation in answer.citations],
     }
 

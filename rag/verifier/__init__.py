@@ -1,0 +1,1 @@
+"""The second reading: question and passage together, before an answer is believed."""
