@@ -284,7 +284,7 @@ def postings(rows: Any, folder: Path) -> Engine:
     block = Postings.of(np.arange(rows.shape[0]), rows)
 
     def search(query: Any, setting: Any) -> list[int]:
-        return _best(rows, block.candidates(query.indices, query.data, K, None), query)
+        return _best(*block.search(query.indices, query.data, K, None))
 
     return Engine(search, (None,), block.members.nbytes + block.weights.nbytes)
 
@@ -322,15 +322,14 @@ def seismic_plain(rows: Any, folder: Path) -> Engine:
 
 
 def segment_of_decant(rows: Any, folder: Path) -> Engine:
-    """Decant's sealed segment: Seismic's candidates, scored again exactly."""
+    """Decant's sealed segment."""
     from decant.index import seismic
 
     segment, size = _segment(rows, folder)
 
     def search(query: Any, setting: tuple[int, float]) -> list[int]:
         seismic.QUERY_CUT, seismic.HEAP_FACTOR = setting
-        found = segment.candidates(query.indices.astype(np.int32), query.data, K, None, exact=False)
-        return _best(segment.rows, found, query)
+        return _best(*segment.search(query.indices.astype(np.int32), query.data, K, None))
 
     return Engine(search, CUTS, size)
 
@@ -344,15 +343,13 @@ def _segment(rows: Any, folder: Path) -> tuple[Any, int]:
         scratch.mkdir(exist_ok=True)
         seismic.write_segment(scratch, 0, np.arange(rows.shape[0]), rows, rows.shape[1])
         scratch.rename(files)
-    segment = seismic.load_segment({file.name: file for file in files.iterdir()}, 0, rows.shape[1])
+    paths = {file.name: file for file in files.iterdir()}
+    segment = seismic.load_segment(paths, 0, rows.shape[1], halves=seismic.are_halves(rows))
     return segment, sum(file.stat().st_size for file in files.iterdir())
 
 
-def _best(rows: Any, found: Any, query: Any) -> list[int]:
-    """The K best of some candidates, scored as the store scores them."""
-    from decant.index.postings import exact_scores
-
-    scores = exact_scores(rows, rows.shape[1], found, query.indices, query.data)
+def _best(found: Any, scores: Any) -> list[int]:
+    """The K best of some candidates."""
     return found[np.argsort(-scores, kind="stable")[:K]].tolist()
 
 

@@ -118,6 +118,7 @@ def sparse(file: Path, dense_file: Path, count: int, asked: int) -> tuple[csr_ar
         parts.append(_cut(csr_array(mixed), np.diff(real.indptr)[one[own]], rng))
     rows = csr_array(vstack(parts, format="csr"), dtype=np.float32)
     rows.sort_indices()
+    rows.data[:] = rows.data.astype(np.float16)  # as a store keeps them
     return rows, csr_array(queries[:asked], dtype=np.float32)
 
 

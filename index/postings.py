@@ -13,11 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from .layout import columns
+
 # A float32 sum of a few hundred products is right to far better than this share of it.
 MARGIN = 1e-4
 # Blocks are joined until each is more than this many times as long as the next: few blocks, and every row is moved
 # a handful of times only.
 BLOCK_RATIO = 4
+# Rows of a block, and the score of each.
+Scored = tuple[NDArray[np.int64], NDArray[np.float32]]
+NOTHING: Scored = (np.zeros(0, np.int64), np.zeros(0, np.float32))
 _THREAD = threading.local()
 
 
@@ -49,22 +54,31 @@ class Postings:
         starts, members = np.asarray(by_term.indptr, np.int64), np.asarray(by_term.indices, np.int32)
         return cls(keys, rows, starts, members, np.asarray(by_term.data, np.float32))
 
-    def candidates(
-        self, terms: NDArray[np.int32], weights: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
-    ) -> NDArray[np.int64]:
-        """The rows that may be among the k best of one query, all with a score above zero.
+    def search(
+        self,
+        terms: NDArray[np.int32],
+        weights: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.bool_] | None,
+        *,
+        exact: bool = True,
+    ) -> Scored:
+        """The rows that may be among the k best of one query, all with a score above zero, and their scores.
 
         Args:
             terms: (t,) of the query, each once.
             weights: (t,) float32, theirs.
             k: how many are wanted.
             allowed: (n,) rows that may be found, or None for all.
+            exact: for a segment, see there; postings always are.
         """
+        del exact
         sums = np.zeros(len(self), np.float32)
         for term, weight in zip(terms.tolist(), weights.tolist(), strict=True):
             begin, end = self.starts[term], self.starts[term + 1]
             sums[self.members[begin:end]] += np.float32(weight) * self.weights[begin:end]
-        return best_of(sums, k, allowed)
+        found = best_of(sums, k, allowed)
+        return found, exact_scores(self.rows, found, terms, weights)
 
 
 def best_of(sums: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None) -> NDArray[np.int64]:
@@ -79,27 +93,26 @@ def best_of(sums: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
 
 
 def exact_scores(
-    rows: csr_array, width: int, places: NDArray[np.int64], terms: NDArray[np.int32], weights: NDArray[np.float32]
+    rows: csr_array, places: NDArray[np.int64], terms: NDArray[np.int32], weights: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Inner products of chosen rows with one query, in float64 and in the order of terms: the same wherever a row is.
 
     Args:
         rows: (n, V) CSR.
-        width: V.
         places: (c,) rows wanted, none of them empty.
         terms: (t,) of the query, each once.
         weights: (t,) float32.
     """
     if not len(places):
         return np.zeros(0, np.float32)
-    # `take` and sums in place: of a search through a segment this is the only part that is Python's.
+    # `take` and sums in place: a tail is searched with every query.
     begins = rows.indptr.take(places).astype(np.int64)
     lengths = rows.indptr.take(places + 1) - begins
     ends = lengths.cumsum()
     starts = ends - lengths
     members = np.arange(ends[-1])
     members += (begins - starts).repeat(lengths)
-    query = _scratch(width)
+    query = _scratch(columns(rows))
     query[terms] = weights
     products = query.take(rows.indices.take(members))
     products *= rows.data.take(members)

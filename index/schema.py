@@ -26,6 +26,8 @@ from .layout import Layout
 SCHEMA_VERSION = 2
 TABLE = "chunks"
 ID_BYTES = 16
+# The largest number of float16.
+MOST_WEIGHT = 65_504
 DOCUMENT_COLUMNS = ("doc_id", "title", "path", "media", "metadata", "content_hash", "n_chunks")
 
 
@@ -36,7 +38,8 @@ class IndexedDocument:
     Attributes:
         content_hash: decides whether the document has changed; the store only compares it.
         vectors: (len(chunks), D) float32, finite.
-        sparse: (len(chunks), V) float32, finite and not negative, where the store holds sparse vectors.
+        sparse: (len(chunks), V) float32, 0 to `MOST_WEIGHT`, where the store holds sparse vectors; their weights are
+            stored to float16's precision.
         router: (len(chunks), R) float32, finite, where the store holds router vectors.
     """
 
@@ -182,6 +185,7 @@ def _vector_columns(batch: Sequence[IndexedDocument], layout: Layout) -> _Vector
     if layout.terms:
         parts = [e.sparse for e in batch if e.sparse is not None]
         sparse = tidy(vstack(parts, format="csr") if parts else csr_array((0, layout.terms), dtype=np.float32))
+        _halve(sparse, [e.document.doc_id for e in batch for _ in e.chunks])
     if layout.router:
         parts = [np.asarray(e.router, np.float32) for e in batch if e.router is not None]
         router = np.concatenate(parts or [np.zeros((0, layout.router), "f4")])
@@ -189,11 +193,23 @@ def _vector_columns(batch: Sequence[IndexedDocument], layout: Layout) -> _Vector
 
 
 def tidy(rows: Any) -> csr_array:
-    """Sparse rows in the one form that is stored: float32, terms rising, no term twice, no zero."""
+    """Sparse rows in the one form that is searched: float32, terms rising, no term twice, no zero."""
     clean = csr_array(rows, dtype=np.float32, copy=True)
     clean.sum_duplicates()
     clean.eliminate_zeros()
     return clean
+
+
+def _halve(rows: csr_array, doc_ids: Sequence[str]) -> None:
+    """Round tidy rows, each of the document named beside it, to float16 in place; a weight below 3e-8 is dropped.
+
+    Seismic keeps weights so: the scores it finds are then those of the stored rows, and nobody computes them again.
+    """
+    if len(rows.data) and (most := rows.data.max()) > MOST_WEIGHT:
+        row = int(np.searchsorted(rows.indptr, rows.data.argmax(), "right")) - 1
+        raise BatchError(f"{doc_ids[row]!r}: a sparse weight is {most:g}: give weights up to {MOST_WEIGHT:,}")
+    rows.data[:] = rows.data.astype(np.float16)
+    rows.eliminate_zeros()
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 Seismic can neither add nor delete, so rows that went are masked out of its answers, rows that came are searched
 exactly until they are sealed as another segment, and segments are merged when there are many. It keeps weights as
-float16: its answers are candidates, scored again from the rows themselves. It holds the interpreter's lock while it
-searches (a millisecond) and while it builds, and prints as it builds: building happens in a process of its own.
+float16, to which rows are rounded when they are stored: its scores are theirs, but for the order of a sum. Rows that an
+older Decant stored are scored again. It holds the interpreter's lock while it searches (a millisecond) and while it
+builds, and prints as it builds: building happens in a process of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from .errors import StoreError
-from .postings import best_of
+from .postings import NOTHING, Scored, best_of, exact_scores
 
 INDEX, INDPTR, TERMS, WEIGHTS, KEYS = "index.seismic", "indptr.npy", "terms.npy", "weights.npy", "keys.npy"
 FILES = (INDEX, INDPTR, TERMS, WEIGHTS, KEYS)
@@ -49,58 +50,62 @@ class Segment:
         rows: (n, V) float32 CSR, memory-mapped, none empty.
         keys: (n,) int64, see `schema.table_schema`.
         terms: V.
+        halves: whether every weight is a number of float16, so that Seismic's scores are right.
     """
 
     index: Any
     rows: csr_array
     keys: NDArray[np.int64]
     terms: int
+    halves: bool
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def candidates(
+    def search(
         self,
         terms: NDArray[np.int32],
         weights: NDArray[np.float32],
         k: int,
         allowed: NDArray[np.bool_] | None,
         *,
-        exact: bool,
-    ) -> NDArray[np.int64]:
-        """Rows likely to be among the k best; arguments as of `Postings.candidates`.
+        exact: bool = False,
+    ) -> Scored:
+        """Rows likely to be among the k best, and their scores; arguments as of `Postings.search`, `exact` for surely.
 
         Where a filter leaves a share s of the rows, k / s are asked for, and more until k have passed; where it
         leaves few, exactly those are scored.
         """
         left = len(self) if allowed is None else int(np.count_nonzero(allowed))
         if not left:
-            return np.zeros(0, np.int64)
+            return NOTHING
         if exact or left <= EXACT_ROWS:
             return self._exact(terms, weights, k, allowed)
         fetch = min(len(self), math.ceil(1.2 * k * len(self) / left) if allowed is not None else k)
         while True:
-            found = self._ask(terms, weights, fetch)
-            passed = found if allowed is None else found[allowed[found]]
-            if len(passed) >= k or len(found) < fetch or fetch == len(self):
-                return passed
+            found = self.index.search(terms, weights, fetch, QUERY_CUT, HEAP_FACTOR, 0, True)
+            rows = np.fromiter([row for _, row in found], np.int64, len(found))
+            scores = np.fromiter([score for score, _ in found], np.float32, len(found))
+            if allowed is not None:
+                passed = allowed[rows]
+                rows, scores = rows[passed], scores[passed]
+            if len(rows) >= k or len(found) < fetch or fetch == len(self):
+                return rows, scores if self.halves else exact_scores(self.rows, rows, terms, weights)
             fetch = min(len(self), 4 * fetch)
             if 4 * fetch > len(self):
                 return self._exact(terms, weights, k, allowed)
 
-    def _ask(self, terms: NDArray[np.int32], weights: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        found = self.index.search(terms, weights, k, max(QUERY_CUT, 1), HEAP_FACTOR, 0, True)
-        return np.fromiter([row for _, row in found], np.int64, len(found))
-
     def _exact(
         self, terms: NDArray[np.int32], weights: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
-    ) -> NDArray[np.int64]:
+    ) -> Scored:
         query = np.zeros(self.terms, np.float32)
         query[terms] = weights
         if allowed is None:
-            return best_of(self.rows @ query, k, None)
-        places = np.flatnonzero(allowed)
-        return places[best_of(self.rows[places] @ query, k, None)]
+            found = best_of(self.rows @ query, k, None)
+        else:
+            places = np.flatnonzero(allowed)
+            found = places[best_of(self.rows[places] @ query, k, None)]
+        return found, exact_scores(self.rows, found, terms, weights)
 
 
 def missing() -> str:
@@ -137,7 +142,12 @@ def write_segment(folder: Path, number: int, keys: NDArray[np.int64], rows: csr_
         )
 
 
-def load_segment(paths: dict[str, Path], number: int, terms: int) -> Segment:
+def are_halves(rows: csr_array) -> bool:
+    """Whether every weight is a number of float16."""
+    return bool((rows.data == rows.data.astype(np.float16)).all())
+
+
+def load_segment(paths: dict[str, Path], number: int, terms: int, *, halves: bool) -> Segment:
     """Load segment `number` of a generation whose files were checked; raises ValueError where they do not fit."""
     import seismic
 
@@ -150,7 +160,7 @@ def load_segment(paths: dict[str, Path], number: int, terms: int) -> Segment:
     index = kind.load(str(place[INDEX]))
     if index.len != len(keys):
         raise ValueError("its files do not belong together")
-    return Segment(index, rows, keys, terms)
+    return Segment(index, rows, keys, terms, halves)
 
 
 def _write_raw(path: Path, rows: csr_array) -> None:

@@ -7,7 +7,9 @@ segment's answers. Postings stay in memory between snapshots, so a commit costs 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,21 @@ from .snapshot import Snapshot
 from .topk import EMPTY, Ranked, ranked
 
 Block = Postings | Segment
+# Sums of the same few hundred products, one of them in float32, differ by less than this share.
+NEARLY = 2e-6
+
+
+class Part(NamedTuple):
+    """A block as one search sees it.
+
+    Attributes:
+        places: (n,) the position of its rows in the snapshot, -1 for a tombstone.
+        allowed: (n,) which of them may be found, or None for all.
+    """
+
+    block: Block
+    places: NDArray[np.int64]
+    allowed: NDArray[np.bool_] | None
 
 
 @dataclass(frozen=True)
@@ -48,37 +65,58 @@ class SparseView:
             mask: (N,) rows that may be found, or None for all.
             exact: whether to search the sealed rows exactly, too.
         """
-        allowed = [allowed_rows(places, mask) for places in self.places]
+        parts = self._living if mask is None else self._parts(mask)
         found: list[Ranked] = []
         for begin, end in pairwise(np.asarray(queries.indptr).tolist()):
             terms = queries.indices[begin:end].astype(np.int32)
             weights = queries.data[begin:end].astype(np.float32)
-            found.append(self._one(terms, weights, k, allowed, exact))
+            found.append(self._one(terms, weights, k, parts, exact) if len(terms) and parts else EMPTY)
         return found
 
+    # Found once: looking through a million rows takes as long as a search.
+    @cached_property
+    def _living(self) -> list[Part]:
+        return self._parts(None)
+
+    def _parts(self, mask: NDArray[np.bool_] | None) -> list[Part]:
+        """Every block in which a row may be found."""
+        blocks = zip((*self.segments, *self.tail), self.places, strict=True)
+        parts = [Part(block, places, allowed_rows(places, mask)) for block, places in blocks]
+        return [part for part in parts if part.allowed is None or part.allowed.any()]
+
     def _one(
-        self,
-        terms: NDArray[np.int32],
-        weights: NDArray[np.float32],
-        k: int,
-        allowed: list[NDArray[np.bool_] | None],
-        exact: bool,
+        self, terms: NDArray[np.int32], weights: NDArray[np.float32], k: int, parts: list[Part], exact: bool
     ) -> Ranked:
-        positions: list[NDArray[np.int64]] = []
-        scores: list[NDArray[np.float32]] = []
-        for block, places, mine in zip((*self.segments, *self.tail), self.places, allowed, strict=True):
-            if not len(terms) or (mine is not None and not mine.any()):
-                continue
-            if isinstance(block, Segment):
-                rows = block.candidates(terms, weights, k, mine, exact=exact)
-            else:
-                rows = block.candidates(terms, weights, k, mine)
-            positions.append(places[rows])
-            scores.append(exact_scores(block.rows, self.snapshot.layout.terms, rows, terms, weights))
-        if not positions:
-            return EMPTY
-        every = np.concatenate(positions)
-        return ranked(every, np.concatenate(scores), self.snapshot.chunk_ids[every], k)
+        found = [part.block.search(terms, weights, k, part.allowed, exact=exact) for part in parts]
+        places = [part.places.take(rows) for part, (rows, _) in zip(parts, found, strict=True)]
+        if len(found) == 1:
+            positions, scores = places[0], found[0][1]
+        else:
+            positions, scores = np.concatenate(places), np.concatenate([scores for _, scores in found])
+            if self.segments and not exact:
+                blocks = [(part.block, rows) for part, (rows, _) in zip(parts, found, strict=True)]
+                _settle(scores, blocks, terms, weights)
+        return ranked(positions, scores, self.snapshot.chunk_ids.take(positions), k)
+
+
+def _settle(
+    scores: NDArray[np.float32],
+    found: list[tuple[Block, NDArray[np.int64]]],
+    terms: NDArray[np.int32],
+    weights: NDArray[np.float32],
+) -> None:
+    """Where rows of two blocks nearly tie, put exact scores in place of those found: equal rows then tie."""
+    owners = np.repeat(np.arange(len(found)), [len(rows) for _, rows in found])
+    order = np.argsort(-scores)
+    falling, owned = scores[order], owners[order]
+    close = falling[1:] >= falling[:-1] * (1 - NEARLY)
+    if not (close & (owned[1:] != owned[:-1])).any():
+        return
+    near = np.zeros(len(scores), np.bool_)
+    near[order[1:][close]] = near[order[:-1][close]] = True
+    for number, (block, rows) in enumerate(found):
+        own = owners == number
+        scores[near & own] = exact_scores(block.rows, rows[near[own]], terms, weights)
 
 
 def view_of(snapshot: Snapshot, segments: tuple[Segment, ...], previous: SparseView | None) -> SparseView:
