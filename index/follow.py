@@ -51,9 +51,14 @@ class Follower:
         while True:
             try:
                 return run(now)
-            except StoreDamaged:
+            except StoreDamaged as error:
                 newest = snapshot()
                 if newest.version == now.version:
+                    if lost := now.unreadable_indexes():
+                        raise StoreDamaged(
+                            f"the store at {self._place} cannot read its index over {', '.join(lost)}: run decant "
+                            "index on it once, which makes that anew from what is stored"
+                        ) from error
                     raise
                 now = newest
 

@@ -23,4 +23,9 @@ def keep_identity_index(table: Table) -> None:
     """
     if table.count_rows() < LEAST_ROWS or any(index.columns == ["doc_id"] for index in table.list_indices()):
         return
+    create_identity_index(table)
+
+
+def create_identity_index(table: Table) -> None:
+    """Make the index, in place of one that is there."""
     table.create_index("doc_id", config=BTree(), wait_timeout=timedelta(minutes=10))

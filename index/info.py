@@ -34,6 +34,7 @@ def describe(place: Place, meta: StoreMeta, snapshot: Snapshot, table: Any) -> d
             "terms": meta.terms,
             **segments.status(root / ACCELERATORS / "sparse", snapshot, meta.fingerprint),
         }
+    lost = snapshot.unreadable_indexes()
     return {
         "path": str(place),
         "schema": meta.schema,
@@ -51,6 +52,7 @@ def describe(place: Place, meta: StoreMeta, snapshot: Snapshot, table: Any) -> d
         "dense": dense_status(place, snapshot, meta.fingerprint, table),
         **sparse,
         "lexical": {"scoring": "BM25, English stemming", "not_yet_indexed": unindexed_rows(table)},
+        **({"unreadable_indexes": f"{', '.join(lost)}: the next decant index makes them anew"} if lost else {}),
     }
 
 

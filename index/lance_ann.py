@@ -49,8 +49,13 @@ def drop(table: Table) -> None:
 
 def kind_of(snapshot: Snapshot) -> str:
     """Which of `KINDS` a snapshot has; empty for none."""
-    made = snapshot.vector_index.lower().replace("_", "")
-    return next((kind for kind, name in _CONFIGS.items() if name.lower() == made), "")
+    return kind_called(snapshot.vector_index)
+
+
+def kind_called(name: str) -> str:
+    """Which of `KINDS` Lance calls so; empty for none."""
+    made = name.lower().replace("_", "")
+    return next((kind for kind, config in _CONFIGS.items() if config.lower() == made), "")
 
 
 def status(snapshot: Snapshot, table: Table) -> Mapping[str, Any]:

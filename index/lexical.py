@@ -39,7 +39,7 @@ CONFIG = FTS(base_tokenizer="simple", language="English", stem=True, remove_stop
 
 
 def create_text_index(table: Table) -> None:
-    """Create the full-text index of a new table."""
+    """Make the full-text index, in place of one that is there."""
     table.create_index("words", config=CONFIG, wait_timeout=timedelta(minutes=10))
 
 

@@ -6,7 +6,7 @@ and back: on 20,000 passages behind 100 small commits a scan took 47 ms that tak
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -17,6 +17,8 @@ from lancedb.background_loop import LOOP
 from lancedb.query import MatchQuery
 from lancedb.table import AsyncTable
 from numpy.typing import NDArray
+
+from .filters import quoted
 
 T = TypeVar("T")
 
@@ -29,13 +31,13 @@ class PinnedTable:
         table: LanceDB's handle.
         version: Lance's number of the version.
         schema: of its columns.
-        vector_index: what Lance calls its own index over the vectors; empty where there is none.
+        indexes: what Lance calls the index over each column that has one.
     """
 
     table: AsyncTable
     version: int
     schema: pa.Schema
-    vector_index: str
+    indexes: Mapping[str, str]
 
     def scan(self, columns: Sequence[str], where: str | None = None, limit: int | None = None) -> pa.Table:
         """Columns of all rows, or of some that a condition leaves, with `_rowid`, in any order."""
@@ -74,6 +76,17 @@ class PinnedTable:
             search = search.where(where)
         return _run(search.with_row_id().select(["_rowid", "_distance"]).limit(limit).to_arrow())
 
+    def unreadable(self) -> list[str]:
+        """Columns whose index cannot be read. Lance believes its manifest, and misses files only as it reads them."""
+        width = self.schema.field("vector").type.list_size
+        held = self.scan(["doc_id"], None, 1)["doc_id"].to_pylist() or [""]
+        reads: dict[str, Callable[[], object]] = {
+            "words": lambda: self.full_text("a", 1, None),
+            "doc_id": lambda: self.scan([], f"doc_id = {quoted(held[0])}", 1),
+            "vector": lambda: self.nearest(np.ones(width, np.float32), 1, None, 1, exact=False),
+        }
+        return [column for column, read in reads.items() if column in self.indexes and _fails(read)]
+
     def _query(self, columns: Sequence[str], where: str | None, limit: int | None) -> Any:
         search: Any = self.table.query().with_row_id().select(["_rowid", *columns])
         if where is not None:
@@ -93,14 +106,22 @@ class Tables:
 
     async def _newest(self, name: str) -> PinnedTable:
         table = await self._connection.open_table(name)
-        found = [index.index_type for index in await table.list_indices() if index.columns == ["vector"]]
-        return PinnedTable(table, await table.version(), await table.schema(), next(iter(found), ""))
+        indexes = {index.columns[0]: index.index_type for index in await table.list_indices()}
+        return PinnedTable(table, await table.version(), await table.schema(), indexes)
 
 
 def by_row_id(found: pa.Table) -> pa.Table:
     """Rows in the order of their `_rowid`."""
     ids = found["_rowid"].to_numpy()
     return found if (ids[1:] > ids[:-1]).all() else found.take(np.argsort(ids))
+
+
+def _fails(read: Callable[[], object]) -> bool:
+    try:
+        read()
+    except (RuntimeError, OSError, ValueError):
+        return True
+    return False
 
 
 async def _next(reader: Any) -> pa.RecordBatch | None:

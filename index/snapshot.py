@@ -61,7 +61,7 @@ class Snapshot:
         self._table = table
         self._root = root
         self.version = table.version
-        self.vector_index = table.vector_index
+        self.vector_index = table.indexes.get("vector", "")
         self.layout = layout
         self._masks: dict[str, NDArray[np.bool_]] = {}
         with lance_errors(root):
@@ -171,6 +171,11 @@ class Snapshot:
         with lance_errors(self._root):
             found = self._table.full_text(query, limit, where)
         return self.positions(found["_rowid"].to_numpy()), found["_score"].to_numpy()
+
+    def unreadable_indexes(self) -> list[str]:
+        """Columns whose index has lost a file, or has a damaged one."""
+        with lance_errors(self._root):
+            return self._table.unreadable()
 
     def nearest(
         self, query: NDArray[np.float32], limit: int, where: str | None, probes: int, *, exact: bool

@@ -30,6 +30,7 @@ from .follow import Follower
 from .info import dense_status, describe
 from .meta import META_FILE, StoreMeta
 from .opening import ACCELERATORS, locate, lock_of, model_name
+from .pinned import Tables
 from .place import Place, place_of
 from .present import Present, any_of
 from .schema import TABLE, DocumentState, IndexedDocument, describes, rows_of
@@ -60,6 +61,7 @@ class Store:
         self._guard = threading.RLock()
         self._depth = 0
         self._copied = (-1, 0.0)
+        self._indexes_proven = False
         self._one_write = threading.RLock()
         with lance_errors(place):
             self.table: Table = lancedb.connect(place.tables, read_consistency_interval=timedelta(0)).open_table(TABLE)
@@ -205,6 +207,8 @@ class Store:
     def writer(self) -> Generator[Self]:
         """Hold the one-writer lock; leaving it without an error sees to the indexes where enough has changed.
 
+        Before the first write, and the next after one that failed, indexes that have lost a file are made anew.
+
         Raises:
             StoreLocked: another process, or another handle in this one, is writing.
             StoreReadOnly: the store was opened read-only or its folder cannot be written.
@@ -216,15 +220,27 @@ class Store:
                 self._lock.acquire()
             self._depth += 1
         try:
+            self._prove_indexes()
             yield self
             if self._depth == 1:
                 with lance_errors(self.place):
                     self._upkeep.after_writing()
+        except StoreDamaged:
+            self._indexes_proven = False
+            raise
         finally:
             with self._guard:
                 self._depth -= 1
                 if self._depth == 0:
                     self._lock.release()
+
+    def _prove_indexes(self) -> None:
+        with self._one_write:
+            if not self._indexes_proven:
+                with lance_errors(self.place):
+                    # By a connection of its own: others may still have read what is no longer there.
+                    self._upkeep.mend(Tables(self.place.tables).newest(TABLE))
+                self._indexes_proven = True
 
     def replace(self, batch: Sequence[IndexedDocument]) -> None:
         """Store whole documents, each in place of what its doc_id held before: one commit.

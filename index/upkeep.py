@@ -7,15 +7,19 @@ outweighs the other, a run of small commits is compacted each time they are as m
 
 from __future__ import annotations
 
+import logging
 import math
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 from lancedb.table import Table
 
-from .identity import keep_identity_index
-from .lexical import unindexed_rows
+from . import lance_ann
+from .identity import create_identity_index, keep_identity_index
+from .lexical import create_text_index, unindexed_rows
+from .pinned import PinnedTable
 
+_log = logging.getLogger(__name__)
 # Versions that queries may be in the middle of are spared; a query whose version went is run again on the newest.
 KEEP_VERSIONS = timedelta(seconds=20)
 # Rows not yet in the full-text index are searched one by one (some 0.04 ms each), and bringing it up to date rewrites
@@ -32,6 +36,17 @@ class Upkeep:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._commits = 0
+
+    def mend(self, now: PinnedTable) -> None:
+        """Make indexes that cannot be read anew from the rows: a write that looks for a document would fail, too."""
+        for column in now.unreadable():
+            _log.warning("the index over %s cannot be read: it is made anew", column)
+            if column == "words":
+                create_text_index(self._table)
+            elif column == "doc_id":
+                create_identity_index(self._table)
+            else:
+                lance_ann.build(self._table, lance_ann.kind_called(now.indexes[column]))
 
     def count_commit(self) -> None:
         """To be called behind every small commit: compacts where many have come together."""
