@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -163,7 +164,7 @@ def _abstention_at(coverage: float, right: Sequence[_Asked], wrong: Sequence[_As
     if not right or not wrong or all(a.answer.confidence is None for a in (*right, *wrong)):
         return None
     sure, unsure = ([a.answer.confidence or 0.0 for a in some] for some in (right, wrong))
-    threshold = float(np.quantile(sure, 1 - coverage, method="lower"))
+    threshold = sorted(sure)[len(sure) - math.ceil(coverage * len(sure))]
     return _mean([value < threshold for value in unsure])
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -92,8 +93,34 @@ def test_a_part_of_a_passage_that_was_cut_is_found(tmp_path, encoder, rules):
         assert evaluate_qa(Answerer(store, encoder, rules), examples).passage_recall == 0.5
 
 
+class Sure:
+    """A generator that knows how sure it is, by the question."""
+
+    name = "sure"
+
+    def __init__(self, chances):
+        self.chances = chances
+
+    def generate(self, task):
+        task.meter.confidence = self.chances[task.question]
+        return iter(["Copper."])
+
+
+def test_how_many_are_refused_where_confidence_decides(tmp_path, encoder, rules):
+    asked = [f"Which metal number {i} turns green over the years?" for i in range(10)]
+    examples = [Example(q, PASSAGES[0], ("Copper",) if i < 5 else ()) for i, q in enumerate(asked)]
+    chances = dict(zip(asked, [0.9, 0.8, 0.7, 0.6, 0.1, 0.05, 0.5, 0.65, 0.2, 0.95], strict=True))
+    with Store.open(tmp_path / "s", encoder=encoder, create=True) as store:
+        index_examples(store, encoder, examples)
+        answerer = Answerer(store, encoder, replace(rules, floor=-9, threshold=-9), generator=Sure(chances))
+        assert evaluate_qa(answerer, examples).abstention_at_80 == pytest.approx(3 / 5)
+        assert evaluate_qa(answerer, examples[:5]).abstention_at_80 is None
+        quoting = Answerer(store, encoder, rules)
+        assert evaluate_qa(quoting, examples).abstention_at_80 is None
+
+
 def point(k: int, score: float, mode: str = "hybrid") -> SweepPoint:
-    return SweepPoint("reader", mode, k, QaReport(9, 0, score, 0, 0, 0, 0, 0, None, 0, 0, 0))
+    return SweepPoint("reader", mode, k, QaReport(9, 0, score, 0, 0, 0, 0, 0, None, None, 0, 0, 0))
 
 
 def test_the_fewest_passages_that_do_are_recommended(tmp_path):
