@@ -14,29 +14,28 @@ from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers import __version__ as version
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from ..kernels.attention import ATTENTION_NAME, PackedLayout, register
 from ..kernels.dispatch import asked_for, choose
 from ..kernels.rows import alike_rows, rounds_by_rows
 from .errors import ModelError, UnsupportedModelError
-from .families import (
-    BIDIRECTIONAL_COPIES,
-    NEEDS_PADDING,
-    NOT_BIDIRECTIONAL,
-    NOT_PACKED,
-    POSITIONS_FROM_PADDING,
-    WINDOW_ONE_WIDER,
-)
-from .formats.json_file import read_json
+from .families import NEEDS_PADDING, NOT_BIDIRECTIONAL, NOT_PACKED, WINDOW_ONE_WIDER
 from .graphs import Replays, cannot_record
 from .lean import LeanDecoder, refusal
+from .model_config import (
+    elementwise_widths,
+    first_position,
+    has_gelu,
+    load_config,
+    longrope_limit,
+    made_bidirectional,
+    model_type,
+    rope_types,
+    set_attention,
+)
 from .products import Int8Product, Product
 from .spec import Attention
-
-# What ties a configuration to Python code of its own.
-_OWN_CODE = ("model_type", "auto_map", "architectures")
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +58,12 @@ class Backbone:
         family = model_type(model.config)
         self.engine: Engine = "equal-length" if family in NOT_PACKED else "packed"
         self._padding = 1 if family in NEEDS_PADDING else 0
-        if family in WINDOW_ONE_WIDER or (attention is Attention.BIDIRECTIONAL and _made_bidirectional(model.config)):
+        if family in WINDOW_ONE_WIDER or (attention is Attention.BIDIRECTIONAL and made_bidirectional(model.config)):
             _narrow_windows(model)
         self._first_position = first_position(self.config)
         self._long_from = longrope_limit(self.config)
-        self._widths = _elementwise_widths(self.config)
-        self._gelu = _has_gelu(self.config)
+        self._widths = elementwise_widths(self.config)
+        self._gelu = has_gelu(self.config)
         self._lean: LeanDecoder | None = None
         self._replays: Replays | None = None
 
@@ -101,7 +100,7 @@ class Backbone:
             raise UnsupportedModelError(
                 f"{family} cannot be bidirectional: {NOT_BIDIRECTIONAL[family]}; load it with attention=causal"
             )
-        if attention is Attention.CAUSAL and _made_bidirectional(config):
+        if attention is Attention.CAUSAL and made_bidirectional(config):
             raise UnsupportedModelError(f"{folder} was made bidirectional when it was trained: it cannot be causal")
         set_attention(config, attention)
         packed = family not in NOT_PACKED
@@ -155,7 +154,7 @@ class Backbone:
         chosen = choose("layers", self.device, reason, "onednn" if int8 else None)
         self._lean = LeanDecoder(self.model, products) if chosen == "onednn" else None
         if asked_for("forward") == "graph":
-            why = cannot_record(self.engine, choose("attention", self.device), _ropes(self.config))
+            why = cannot_record(self.engine, choose("attention", self.device), rope_types(self.config))
             choose("forward", self.device, why)
             self._replays = Replays(self.model, self._states, self._first_position)
 
@@ -236,7 +235,7 @@ class Backbone:
         return [torch.cat(states) for states in zip(*parts, strict=True)]
 
     def _packed_layers(self, input_ids: Tensor, layout: PackedLayout) -> list[Tensor]:
-        output = self._forward(input_ids, layout, output_hidden_states=True)
+        output = self._forward(input_ids, self._positions(layout), layout, output_hidden_states=True)
         return [states[0] for states in output.hidden_states]
 
     def _filled(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
@@ -250,19 +249,19 @@ class Backbone:
     def _packed(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
         if (lean := self._prepared()) is not None and type(layout) is PackedLayout:
             return lean(input_ids, layout)
-        return self._forward(input_ids, layout).last_hidden_state[0]
+        return self._states(input_ids, self._positions(layout), layout)
 
     def _states(self, input_ids: Tensor, positions: Tensor, layout: PackedLayout) -> Tensor:
         """Last hidden states from the model's own layers."""
-        return self.model(
-            input_ids=input_ids[None], position_ids=positions[None], use_cache=False, packed=layout
-        ).last_hidden_state[0]
+        return self._forward(input_ids, positions, layout).last_hidden_state[0]
 
-    def _forward(self, input_ids: Tensor, layout: PackedLayout, **options: bool) -> Any:
-        positions = layout.position_ids() + self._first_position
+    def _forward(self, input_ids: Tensor, positions: Tensor, layout: PackedLayout, **options: bool) -> Any:
         return self.model(
             input_ids=input_ids[None], position_ids=positions[None], use_cache=False, packed=layout, **options
         )
+
+    def _positions(self, layout: PackedLayout) -> Tensor:
+        return layout.position_ids() + self._first_position
 
     def _prepared(self) -> LeanDecoder | None:
         """The prepared layers, for inference only, and only while they are what the model is."""
@@ -312,98 +311,7 @@ class Backbone:
                 self.model.set_attn_implementation(ATTENTION_NAME)
 
 
-def load_config(folder: Path) -> PretrainedConfig:
-    """Read a model folder's config.json.
-
-    Raises:
-        ModelError: if there is none, or transformers does not know the architecture.
-    """
-    file = folder / "config.json"
-    raw = read_json(file) if file.is_file() else {}
-    if (stock := BIDIRECTIONAL_COPIES.get(str(raw.get("model_type")))) is not None:
-        config = AutoConfig.for_model(stock, **{key: value for key, value in raw.items() if key not in _OWN_CODE})
-        config.is_causal = False
-        return config
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        if (family := raw.get("model_type")) and family not in CONFIG_MAPPING:
-            raise UnsupportedModelError(
-                f"{file}: model_type {family!r} is no architecture that transformers {version} knows"
-            ) from error
-        raise ModelError(f"no usable model configuration in {folder}: {str(error).splitlines()[0]}") from error
-
-
-def model_type(config: PretrainedConfig) -> str:
-    """Name of the text decoder's architecture, as transformers registers it."""
-    return str(config.get_text_config().model_type)
-
-
-def first_position(config: PretrainedConfig) -> int:
-    """Position of a text's first token, for families that count from behind the padding token's id."""
-    if model_type(config) not in POSITIONS_FROM_PADDING:
-        return 0
-    padding = config.pad_token_id
-    return (padding if isinstance(padding, int) else 1) + 1
-
-
-def _elementwise_widths(config: PretrainedConfig) -> tuple[int, ...]:
-    """Columns of what functions are applied to element by element, in any layer: the MLP's inner one, rotary angles."""
-    layers = config.per_layer_config if config.is_heterogeneous else [config]
-    return tuple(sorted({width for layer in layers for width in _layer_widths(layer)}))
-
-
-def _layer_widths(config: PretrainedConfig) -> Iterator[int]:
-    hidden, heads = int(config.hidden_size), getattr(config, "num_attention_heads", None)
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
-    inner = inner if isinstance(inner, int) else 4 * hidden
-    head = getattr(config, "head_dim", None) or (hidden // heads if isinstance(heads, int) else None)
-    yield inner
-    if getattr(config, "use_double_wide_mlp", False):
-        yield 2 * inner
-    yield head if isinstance(head, int) else hidden
-
-
-def _has_gelu(config: PretrainedConfig) -> bool:
-    names = ("hidden_act", "hidden_activation", "activation_function")
-    return any("gelu" in str(getattr(config, name, "")) for name in names)
-
-
-def _ropes(config: PretrainedConfig) -> set[str]:
-    """Kinds of rotary positions that a model has."""
-    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
-    return {str(kind.get("rope_type", "default")) for kind in kinds}
-
-
-def longrope_limit(config: PretrainedConfig) -> int | None:
-    """Longest text that LongRoPE gives its short frequencies; which of the two a forward takes, its longest decides."""
-    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
-    limits = [kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"]
-    return min(limits, default=None)
-
-
 def _narrow_windows(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(window := getattr(module, "sliding_window", None), int):
             module.sliding_window = window - 1  # type: ignore[assignment]
-
-
-def _made_bidirectional(config: PretrainedConfig) -> bool:
-    """Whether the family's own flag alone says so (Gemma 3 and its successors); its windows exclude their bound."""
-    text = config.get_text_config()
-    own = getattr(text, "use_bidirectional_attention", None) in (True, "all")
-    return own and getattr(text, "is_causal", None) is not False
-
-
-def set_attention(config: PretrainedConfig, attention: Attention) -> None:
-    """Write `is_causal` into the config and into the text decoder's, which in composite models is another object.
-
-    A family with a flag of its own that is set already has its own window too, and keeps both: the general flag would
-    widen the window by one, here and wherever the saved folder is loaded.
-    """
-    if attention is Attention.BIDIRECTIONAL and _made_bidirectional(config):
-        return
-    for part in (config, config.get_text_config()):
-        part.is_causal = attention is Attention.CAUSAL

@@ -15,9 +15,10 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from ..kernels.attention import PackedLayout
 from ..kernels.pooling import pool_edge, pool_mean
-from .backbone import Backbone, model_type
+from .backbone import Backbone
 from .calibration import Calibration
 from .errors import ModelError, UnsupportedModelError
+from .model_config import model_type
 from .spec import Pooling, RouterSpec
 
 _OUTPUT = "router_logits"

@@ -18,13 +18,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from . import calibration
-from .backbone import model_type
 from .errors import ModelError
 from .examples import write_examples
 from .families import NOT_PLAIN
 from .formats import sentence_transformers, sparse_encoder
 from .formats.folder import CALIBRATION_FOLDER, EXAMPLES_FILE, LATENT_FOLDER, LM_HEAD_FOLDER
 from .masked_head import HeadTransform
+from .model_config import model_type
 from .spec import Attention, EncoderSpec, Pooling, PromptSpan
 from .term_transform import TermTransform
 from .tokenization import TextTokenizer

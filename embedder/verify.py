@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from .backbone import model_type
 from .errors import DecantError, InputError, UnsupportedModelError, VerificationError
 from .measuring import (
     EXACT,
@@ -32,6 +31,7 @@ from .measuring import (
     unit,
     vectors_of,
 )
+from .model_config import model_type
 from .routing import recorded, repeated
 from .spec import Attention
 from .verify_copies import plain_copy, saved_copy

@@ -10,8 +10,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import PretrainedConfig
 
-from ..backbone import load_config, model_type
 from ..errors import ModelError, UnsupportedModelError
+from ..model_config import load_config, model_type
 from ..prompts import apply_rule
 from ..spec import SPEC_FILE, Attention, EncoderSpec
 from . import llm2vec, nv_embed, sentence_transformers, sparse_encoder

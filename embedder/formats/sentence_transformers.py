@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from ..backbone import first_position, load_config
 from ..errors import ModelError, UnsupportedModelError
+from ..model_config import first_position, load_config
 from ..spec import Activation, Attention, DenseSpec, EncoderSpec, Pooling, PromptSpan, Rewrite
 from .json_file import read_json, write_json
 

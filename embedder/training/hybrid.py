@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from ...kernels.attention import PackedLayout, register
-from ..backbone import longrope_limit
+from ..model_config import longrope_limit
 
 TRAINING_ATTENTION = "decant_training"
 

@@ -31,7 +31,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 
 from ...kernels.attention import packed_attention, register
-from ..backbone import set_attention
+from ..model_config import set_attention
 from ..spec import Attention
 from .packed_texts import PackedTexts
 from .recipe import InheritRecipe

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ..backbone import load_config
 from ..encoder import Encoder
 from ..errors import ModelError
 from ..formats.folder import read_folder, resolve
 from ..head import Head
+from ..model_config import load_config
 from ..plain_values import misfit
 from ..spec import SPEC_FORMAT, EncoderSpec, ExampleSearch
 from ..tokenization import TextTokenizer

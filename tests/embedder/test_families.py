@@ -288,11 +288,3 @@ def test_every_measured_family_stands_in_one_table() -> None:
     assert set(EQUAL_LENGTH + EQUAL_LENGTH_ENCODERS) <= set(NOT_PACKED)
     assert not set(PACKED + EQUAL_LENGTH) & set(NOT_BIDIRECTIONAL)
     assert set(FIXED_MASK) | set(RECURRENT) <= set(NOT_BIDIRECTIONAL) & set(NOT_PACKED)
-
-
-def test_widths_of_every_layer_count(encoder_of: Callable[..., Encoder]) -> None:
-    encoder = encoder_of(EncoderSpec(), "gemma4_text", use_double_wide_mlp=True)
-    config = encoder.backbone.config
-    heads = {layer.head_dim for layer in config.per_layer_config}
-    assert len(heads) == 2
-    assert set(encoder.backbone._widths) == heads | {config.intermediate_size, 2 * config.intermediate_size}
