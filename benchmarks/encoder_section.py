@@ -9,11 +9,13 @@ import json
 import os
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from measuring import Bench
 
 from decant.embedder.formats.folder import DEFAULT_MODEL
+from decant.kernels.dispatch import OVERRIDE
 
 MODELS: dict[str, dict[str, Any]] = {
     "decant-mini": json.loads((DEFAULT_MODEL / "config.json").read_text("utf-8")),
@@ -67,15 +69,8 @@ def race_encoders(bench: Bench) -> None:
 
 def record(encoder: Any) -> None:
     """Let an encoder's forwards of small batches be recorded, as the environment variable does when it is loaded."""
-    before = os.environ.get("DECANT_KERNELS")
-    os.environ["DECANT_KERNELS"] = "forward=graph"
-    try:
+    with patch.dict(os.environ, {OVERRIDE: "forward=graph"}):
         encoder.backbone.prepare()
-    finally:
-        if before is None:
-            del os.environ["DECANT_KERNELS"]
-        else:
-            os.environ["DECANT_KERNELS"] = before
 
 
 def pair(bench: Bench, shape: dict[str, Any]) -> tuple[Any, Any]:
