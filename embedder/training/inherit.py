@@ -47,13 +47,14 @@ def inherit(
     """Makes a bidirectional Llama whose last states are the teacher's, as nearly as can be.
 
     Args:
-        teacher: float32; its texts are pooled by the mean.
+        teacher: float32; its texts are pooled by the mean. Everything is computed where it is.
         texts: what the regressions are fitted on, in the student's token ids; some 100 tokens a hidden unit.
         rows: (V,) int64, the teacher's id of each of the student's tokens.
         recipe: the student's sizes.
 
     Returns:
-        The student, and the principal axes of the text vectors, (D, D) float32, the largest first.
+        The student, and the principal axes of the text vectors, (D, D) float32, the largest first; both where the
+        teacher is.
 
     Raises:
         RecipeError: the teacher is no BERT with GELU, or narrower inside than the student is to be.
@@ -63,10 +64,12 @@ def inherit(
         raise RecipeError(f"inherit: the teacher's activation is {config.hidden_act}, and only gelu has a SwiGLU")
     if recipe.intermediate > config.intermediate_size:
         raise RecipeError(f"intermediate: {recipe.intermediate} is more than the teacher's {config.intermediate_size}")
+    texts, rows = texts.to(teacher.device), rows.to(teacher.device)
     with torch.no_grad():
         theirs = PackedTexts(rows[texts.input_ids], texts.lengths, texts.restore)
         spreads, axes = _measure(teacher, theirs)
         student = _empty_student(config, len(rows), recipe)
+        cast(nn.Module, student).to(teacher.device)
         _Fit(teacher, student, texts, spreads, recipe).run(rows)
     set_attention(student.config, Attention.BIDIRECTIONAL)
     student.set_attn_implementation(register())
@@ -180,8 +183,9 @@ class _Fit:
         them, ours = theirs.attention.self, block.self_attn
         query, key, value = (_behind(linear, read) for linear in (them.query, them.key, them.value))
         _fill(ours.v_proj, *value)
-        root = torch.linalg.cholesky(_covariance(normed) + 1e-6 * torch.eye(normed.shape[1], dtype=torch.float64))
-        for head in torch.arange(query[0].shape[0]).split(ours.head_dim):
+        jitter = 1e-6 * torch.eye(normed.shape[1], dtype=torch.float64, device=normed.device)
+        root = torch.linalg.cholesky(_covariance(normed) + jitter)
+        for head in torch.arange(query[0].shape[0], device=normed.device).split(ours.head_dim):
             for_queries, for_keys = slow_to_fast(query[0][head], key[0][head], root)
             _fill(ours.q_proj, for_queries @ query[0][head], for_queries @ query[1][head], head)
             _fill(ours.k_proj, for_keys @ key[0][head], for_keys @ key[1][head], head)
@@ -231,13 +235,13 @@ def ridge(inputs: Tensor, outputs: Tensor, strength: float) -> tuple[Tensor, Ten
         strength: penalty on the squared weights, in units of the inputs' mean variance.
     """
     centre, aim = inputs.mean(0), outputs.mean(0)
-    square = torch.zeros(inputs.shape[1], inputs.shape[1], dtype=torch.float64)
-    cross = torch.zeros(inputs.shape[1], outputs.shape[1], dtype=torch.float64)
+    square = inputs.new_zeros(inputs.shape[1], inputs.shape[1], dtype=torch.float64)
+    cross = inputs.new_zeros(inputs.shape[1], outputs.shape[1], dtype=torch.float64)
     for x, y in zip(inputs.split(_CHUNK), outputs.split(_CHUNK), strict=True):
         x, y = x - centre, y - aim
         square += (x.T @ x).double()
         cross += (x.T @ y).double()
-    square += strength * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
+    square.diagonal().add_(strength * square.diagonal().mean())
     weight = torch.linalg.solve(square, cross).T.float()
     return weight, aim - weight @ centre
 
@@ -260,8 +264,8 @@ def slow_to_fast(query: Tensor, key: Tensor, root: Tensor) -> tuple[Tensor, Tens
     _, sizes, right = torch.linalg.svd(rows_q @ rows_k.T)
     for_keys = sizes.sqrt()[:, None] * (right @ torch.linalg.inv(rows_k.T))
     # Llama turns coordinate i together with i + d / 2, the slower the larger i is; sizes come largest first.
-    half = len(sizes) // 2
-    order = torch.cat([torch.arange(half).flip(0) * 2, torch.arange(half).flip(0) * 2 + 1])
+    even = torch.arange(len(sizes) // 2, device=sizes.device).flip(0) * 2
+    order = torch.cat([even, even + 1])
     for_keys = for_keys[order]
     return torch.linalg.inv(for_keys).T.float(), for_keys.float()
 

@@ -60,7 +60,7 @@ class Run:
         folder: gets one folder a step.
         data: folder with pairs/, text/ and beir/; None for the one of `sources.data_root`.
         teacher: finds the folder of the teacher.
-        device: torch device of trainings; None for the best one here.
+        device: torch device of every step that computes with a model; None for the best one here.
         report: called after every step of a training.
     """
 
@@ -130,36 +130,34 @@ class Run:
         pairs = PairSet.load(self._result("pairs"))
         texts, _ = PairTokens(pairs, recipe.seed, recipe.fit_tokens, {recipe.fit_limit: 1.0})[0]
         tokenizer, rows = inherited_tokenizer(self.teacher())
-        model, axes = inherit(load_bert(self.teacher()), texts, torch.tensor(rows), recipe)
+        bert = load_bert(self.teacher(), self.device)
+        model, axes = inherit(bert, texts, torch.tensor(rows), recipe)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             setattr(model.config, name, getattr(tokenizer, name))
         model.save_pretrained(folder / "model")
-        np.save(folder / "axes.npy", axes.numpy())
+        np.save(folder / "axes.npy", axes.cpu().numpy())
         self._write_dev_scores(model, pairs, folder)
 
     def _distil(self, recipe: DistilRecipe, folder: Path) -> None:
-        device = choose_device(self.device)
-        pairs, model = PairSet.load(self._result("pairs")), self._model("inherit")
-        cast(nn.Module, model).to(device)
+        pairs, model = PairSet.load(self._result("pairs")), self._model("inherit", self.device)
         _, rows = inherited_tokenizer(self.teacher())
-        teacher = TokenTeacher.load(self.teacher(), rows, str(device))
-        train_distil(model, teacher, self._axes().to(device), pairs, recipe, folder, self.report)
-        cast(nn.Module, model).to("cpu")
+        teacher = TokenTeacher.load(self.teacher(), rows, self.device)
+        train_distil(model, teacher, self._axes().to(model.device), pairs, recipe, folder, self.report)
         model.save_pretrained(folder / "model")
         self._write_dev_scores(model, pairs, folder)
 
     def _terms(self, recipe: TermsRecipe, folder: Path) -> None:
-        pairs, model = PairSet.load(self._result("pairs")), self._model("distil")
+        pairs, model = PairSet.load(self._result("pairs")), self._model("distil", self.device)
         special = self._tokenizer().all_special_ids
         head = train_terms(model, pairs, special, recipe, folder, self.report)
         save_file({name: part.detach() for name, part in head.named_parameters()}, folder / HEAD)
-        terms = torch.tensor(sorted({*range(len(head.terms))} - {*special}))
-        encode = encode_with(lambda texts: head(hidden_states(model, texts), texts, terms))
+        terms = torch.tensor(sorted({*range(len(head.terms))} - {*special}), device=model.device)
+        encode = encode_with(lambda texts: head(hidden_states(model, texts), texts, terms), model.device)
         scores = dev_scores(pairs, dev_sets(pairs, _DEV_DISTRACTORS), encode, unit=False)
         (folder / "dev.json").write_text(json.dumps(scores, indent=2) + "\n")
 
     def _write_dev_scores(self, model: LlamaForCausalLM, pairs: PairSet, folder: Path) -> None:
-        encode = encode_with(lambda texts: text_means(hidden_states(model, texts), texts))
+        encode = encode_with(lambda texts: text_means(hidden_states(model, texts), texts), model.device)
         scores = dev_scores(pairs, dev_sets(pairs, _DEV_DISTRACTORS), encode)
         (folder / "dev.json").write_text(json.dumps(scores, indent=2) + "\n")
 
@@ -172,8 +170,10 @@ class Run:
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(self._result("tokenizer"))
 
-    def _model(self, step: str) -> LlamaForCausalLM:
+    def _model(self, step: str, device: str | None = "cpu") -> LlamaForCausalLM:
+        place = choose_device(device)
         model = LlamaForCausalLM.from_pretrained(self._result(step) / "model", dtype=torch.float32)
+        cast(nn.Module, model).to(place)
         model.set_attn_implementation(register())
         return model
 
@@ -197,13 +197,15 @@ def do_recipes(recipes: Sequence[NamedRecipe], run: Run) -> None:
         run.do(one.recipe, one.folder)
 
 
-def encode_with(forward: Callable[[PackedTexts], Tensor], limit: int = 128, texts_a_batch: int = 256) -> Encode:
-    """Makes the development scores' `Encode` of something that turns packed texts into vectors."""
+def encode_with(
+    forward: Callable[[PackedTexts], Tensor], device: torch.device, limit: int = 128, texts_a_batch: int = 256
+) -> Encode:
+    """Makes the development scores' `Encode` of something that turns packed texts on a device into vectors."""
 
     @torch.no_grad()
     def encode(texts: Ragged, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         parts = [rows[start : start + texts_a_batch] for start in range(0, len(rows), texts_a_batch)]
         batches = [PackedTexts.of([texts[int(row)][:limit] for row in part]) for part in parts]
-        return torch.cat([forward(batch) for batch in batches]).float().numpy()
+        return torch.cat([forward(batch.to(device)) for batch in batches]).float().cpu().numpy()
 
     return encode

@@ -32,13 +32,13 @@ def minilm_folder() -> Path:
     return Path(package.get_model_path())
 
 
-def load_bert(folder: Path) -> BertModel:
-    """The teacher's weights, float32.
+def load_bert(folder: Path, device: str | None = "cpu") -> BertModel:
+    """The teacher's weights, float32, on a torch device; None for the best one here.
 
     Raises:
         DataError: the folder holds another architecture.
     """
-    backbone = Encoder.load(folder, dtype="float32", device="cpu", verify=False).backbone
+    backbone = Encoder.load(folder, dtype="float32", device=device, verify=False).backbone
     if not isinstance(backbone.model, BertModel):
         raise DataError(f"{folder} holds a {backbone.config.model_type}: the teacher has to be a BERT")
     return backbone.model

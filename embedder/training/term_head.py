@@ -59,25 +59,26 @@ class TermHead(nn.Module):
 
 
 def start(model: LlamaForCausalLM, pairs: PairSet, special: Tensor, recipe: TermsRecipe) -> TermHead:
-    """The head before any gradient; `model` is frozen."""
+    """The head before any gradient, where `model` and `special` are; `model` is frozen."""
     cast(nn.Module, model).eval().requires_grad_(False)
     table = cast(nn.Embedding, model.get_input_embeddings()).weight.detach().float()
     centre = table.mean(0)
     lengths = (table - centre).norm(dim=1)
     texts, _ = PairTokens(pairs, recipe.seed + 1, recipe.fit_tokens, {recipe.fit_limit: 1.0})[0]
+    texts = texts.to(model.device)
     plain = ~torch.isin(texts.input_ids, special)
     ids = texts.input_ids[plain]
-    states = torch.cat([hidden_states(model, texts)[plain], torch.ones(len(ids), 1)], 1)
+    states = F.pad(hidden_states(model, texts)[plain], (0, 1), value=1.0)
     wanted = (table[ids] - centre) / lengths[ids, None]
     gram = states.T @ states
-    gram += recipe.ridge * gram.diagonal().mean() * torch.eye(len(gram))
+    gram += recipe.ridge * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
     map_ = torch.linalg.solve(gram, states.T @ wanted)
     own = float(((states @ map_) * wanted).sum(1).mean())
     # Without the part along the centre the raw table serves as well as the centred one.
     map_ -= torch.outer(map_ @ centre, centre) / centre.dot(centre)
     gain = recipe.gain / float(lengths.mean())
     steps = gain * lengths
-    rare = torch.expm1(recipe.rarity * _rarities(pairs, len(table)).sqrt())
+    rare = torch.expm1(recipe.rarity * _rarities(pairs, len(table)).to(table.device).sqrt())
     terms = torch.minimum(rare - steps * own, -steps * own * _FLOOR)
     return TermHead(gain * map_[:-1].T.contiguous(), gain * map_[-1], terms, table, special)
 
@@ -100,30 +101,32 @@ def train_terms(
     folder: Path,
     report: Callable[[Progress], None] | None = None,
 ) -> TermHead:
-    """Trains a head on a model that is left alone.
+    """Trains a head on a model that is left alone, on its device; what is drawn does not depend on that.
 
     Raises:
         TrainingError: as `run.train`.
     """
-    barred = torch.tensor(sorted(special))
+    device = model.device
+    barred = torch.tensor(sorted(special), device=device)
     head = start(model, pairs, barred, recipe)
     batches = PairTokens(pairs, recipe.seed, recipe.batch_tokens, recipe.passage_tokens)
-    every = torch.arange(len(head.terms))
+    every = torch.arange(len(head.terms), device=device)
     allowed = every[~torch.isin(every, barred)]
 
     def forward(step: int) -> StepResult:
         texts, count = batches[step]
+        texts = texts.to(device)
         present = texts.input_ids.unique()
         present = present[~torch.isin(present, barred)]
         others = allowed[~torch.isin(allowed, present)]
         drawn = np.random.default_rng([recipe.seed, step]).permutation(len(others))[: recipe.sampled_terms]
-        sampled = others[torch.from_numpy(drawn)]
+        sampled = others[torch.from_numpy(drawn).to(device)]
         # A sampled term stands for others of its kind, and FLOPS adds squares.
-        share = torch.ones(len(present) + len(sampled))
+        share = torch.ones(len(present) + len(sampled), device=device)
         share[len(present) :] = (len(others) / max(1, len(sampled))) ** 0.5
         rows = head(hidden_states(model, texts), texts, torch.cat([present, sampled]))
         queries, passages = rows[:count], rows[count:]
-        contrast = F.cross_entropy(queries @ passages.T, torch.arange(count))
+        contrast = F.cross_entropy(queries @ passages.T, torch.arange(count, device=device))
         grown = flops_factor(step, recipe.flops_warmup_steps)
         cost = recipe.flops * (flops(queries * share) + flops(passages * share))
         parts = {"contrast": contrast.item(), "flops": cost.item()}

@@ -93,9 +93,10 @@ class Trainee(nn.Module):
 
     def add_projection(self, name: str, width: int, seed: int) -> nn.Module:
         """A trained map of vectors (texts, D) to `width` columns; it is left behind when the encoder is saved."""
-        layer = nn.Linear(self.head.full_width, width, bias=False, device=self.device)
-        nn.init.orthogonal_(layer.weight, generator=torch.Generator(self.device).manual_seed(seed))
-        self.projections[name] = layer
+        layer = nn.Linear(self.head.full_width, width, bias=False)
+        # Drawn on the CPU: the same on any device.
+        nn.init.orthogonal_(layer.weight, generator=torch.Generator().manual_seed(seed))
+        self.projections[name] = layer.to(self.device)
         return layer
 
     def hidden(self, texts: PackedTexts, layout: PackedLayout) -> Tensor:
