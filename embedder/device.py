@@ -45,8 +45,14 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
             raise ModelError(f"unknown dtype {dtype!r}: choose from {', '.join(_DTYPES)}")
         return _DTYPES[dtype]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if _gpu_multiplies_bfloat16(device) else torch.float32
     return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
+
+
+def _gpu_multiplies_bfloat16(device: torch.device) -> bool:
+    # PyTorch goes by the current device, and by default counts what it emulates.
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _cpu_multiplies_bfloat16() -> bool:

@@ -72,7 +72,7 @@ class Replays:
         self._model = model
         self._forward = forward
         self._first = first_position
-        self._record = record or _Cuda()
+        self._record = record or _Cuda(model.device)
         self._met: Counter[tuple[int, bool]] = Counter()
         self._recorded: dict[tuple[int, bool], _Recorded] = {}
         self._guard = threading.Lock()
@@ -140,21 +140,28 @@ class Replays:
 
 
 class _Cuda:
-    """Records with `torch.cuda.graph`; all graphs share one pool of memory."""
+    """Records with `torch.cuda.graph` on one device; all graphs of a model share one pool of memory."""
 
-    def __init__(self) -> None:
+    # CUDA records one graph of a process at a time, and another model's may be under way.
+    _recording = threading.Lock()
+
+    def __init__(self, device: torch.device) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._beside = torch.cuda.Stream(device)
 
     def __call__(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         # Kernels are compiled and libraries set up before anything is recorded, on another stream, as PyTorch asks.
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        plainly = torch.cuda.current_stream(self._beside.device)
+        self._beside.wait_stream(plainly)
+        with torch.cuda.stream(self._beside):
             for _ in range(2):
                 compute()
-        torch.cuda.current_stream().wait_stream(beside)
+        plainly.wait_stream(self._beside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # PyTorch's own stream is of whichever device came first. Other threads, whose larger batches are computed
+        # plainly meanwhile, may ask for memory; by default that would spoil the recording, and them.
+        recording = torch.cuda.graph(graph, pool=self._pool, stream=self._beside, capture_error_mode="thread_local")
+        with self._recording, recording:
             hidden = compute()
         return graph.replay, hidden
 

@@ -148,7 +148,7 @@ def _timed(encoder: Encoder, spent: dict[str, float], stage: str, work: Callable
     start = time.perf_counter()
     result = work()
     if encoder.backbone.device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(encoder.backbone.device)
     spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - start
     return result
 

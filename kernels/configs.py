@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 FILE = Path(__file__).parent / "configs.json"
 
@@ -91,6 +92,13 @@ def device_class(device: torch.device) -> str:
 
 
 def launch(kernel: Any, programs: int, heads: int, *arguments: Any, **constants: Any) -> None:
-    """Start `programs` x `heads` programs of a Triton kernel; none at all for an empty batch, which GPUs refuse."""
-    if programs and heads:
+    """Start `programs` x `heads` programs of a Triton kernel; none at all for an empty batch, which GPUs refuse.
+
+    They run on the device of the first tensor among the arguments.
+    """
+    if not (programs and heads):
+        return
+    first = next(argument for argument in arguments if isinstance(argument, Tensor))
+    # Triton itself goes by the current device, whosever the tensors are.
+    with torch.cuda.device_of(first):
         kernel[(programs, heads)](*arguments, **constants)

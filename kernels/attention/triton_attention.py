@@ -56,6 +56,7 @@ class _Attention(torch.autograd.Function):
         options: AttentionOptions,
     ) -> tuple[Tensor, Tensor]:
         query, key, value = (dense_rows(x) for x in (query, key, value))
+        sinks = None if sinks is None else sinks.contiguous()
         heads, rows, _ = query.shape
         out = query.new_empty(rows, heads, value.shape[-1])
         lse = query.new_empty(heads, rows, dtype=torch.float32)

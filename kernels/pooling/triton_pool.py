@@ -98,7 +98,7 @@ def _forward(
     hidden = dense_rows(hidden)
     out = torch.empty(layout.batch_size, W, dtype=torch.float32, device=hidden.device)
     # Triton reads a bool as one bit: bytes are what lies in memory.
-    bytes_kept = None if keep is None else keep.view(torch.uint8)
+    bytes_kept = None if keep is None else keep.contiguous().view(torch.uint8)
     BW = 1 << (W - 1).bit_length()
     config = lookup("pool_fwd", W, hidden.device)
     cu, strides = layout.cu_seqlens, (hidden.stride(0), out.stride(0))

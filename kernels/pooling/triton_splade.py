@@ -91,14 +91,16 @@ def _forward(
     argmax: Tensor | None,
 ) -> Tensor:
     hidden, weight = dense_rows(hidden), dense_rows(weight)
+    bias = None if bias is None else bias.contiguous()
+    kept = None if keep is None else keep.contiguous().view(torch.uint8)
     H, V = hidden.shape[1], weight.shape[0]
     config = lookup("splade_fwd", H, hidden.device)
     groups = layout.ragged.groups(config.blocks["BM"])
     out = torch.empty(layout.batch_size, V, dtype=torch.float32, device=hidden.device)
     launch(
         splade_fwd_kernel, len(groups) * -(-V // config.blocks["BV"]), 1,
-        hidden, weight, bias, None if keep is None else keep.view(torch.uint8), out, argmax, groups,
-        layout.cu_seqlens, hidden.stride(0), weight.stride(0), V, len(groups), options.scale, options.softcap or 1.0,
+        hidden, weight, bias, kept, out, argmax, groups, layout.cu_seqlens,
+        hidden.stride(0), weight.stride(0), V, len(groups), options.scale, options.softcap or 1.0,
         H=H, PRECISION=precision(hidden.dtype), HAS_SOFTCAP=options.softcap is not None, LOGS=options.logs,
         **config.launch(),
     )  # fmt: skip

@@ -52,7 +52,7 @@ def dequantize(
 
 
 def fitting(calibration: Calibration | None, vectors: Tensor, kind: QuantKind) -> Calibration:
-    """Return the calibration, or say what is wrong with it.
+    """Return the calibration where the vectors are, or say what is wrong with it.
 
     Raises:
         ValueError: if it is missing or made for another width.
@@ -61,4 +61,4 @@ def fitting(calibration: Calibration | None, vectors: Tensor, kind: QuantKind) -
         raise ValueError(f"{kind} needs a calibration: measure one with calibrate()")
     if calibration.low.shape[0] != vectors.shape[1]:
         raise ValueError(f"the calibration is for {calibration.low.shape[0]} dimensions, not {vectors.shape[1]}")
-    return calibration
+    return calibration.to(vectors.device)

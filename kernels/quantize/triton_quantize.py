@@ -23,7 +23,7 @@ def triton_quantize(vectors: Tensor, kind: QuantKind, calibration: Calibration |
         out = torch.empty(N, width, dtype=torch.uint8, device=vectors.device)
         launch(quantize_binary_kernel, *grid, vectors, out, vectors.stride(0), N, D, width, **config.launch())
         return out
-    found = fitting(calibration, vectors, kind).to(vectors.device)
+    found = fitting(calibration, vectors, kind)
     out = torch.empty(N, D, dtype=torch.uint8 if kind == "uint8" else torch.int8, device=vectors.device)
     launch(
         quantize_scalar_kernel, *grid, vectors, found.low, found.step, out, vectors.stride(0), N, D,

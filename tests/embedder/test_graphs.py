@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -144,6 +145,19 @@ def test_a_graph_that_computes_something_else_is_refused(encoder: Encoder) -> No
     replays(ids, layout)
     with pytest.raises(KernelError, match="gives other states"):
         replays(ids, layout)
+
+
+def test_cuda_records_on_the_models_device_and_leaves_other_threads_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = MagicMock()
+    for name in ("graph_pool_handle", "Stream", "stream", "current_stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
+    recorder = graphs._Cuda(torch.device("cuda", 1))
+    _, hidden = recorder(lambda: torch.ones(3, 2))
+    cuda.Stream.assert_called_once_with(torch.device("cuda", 1))
+    cuda.stream.assert_called_once_with(cuda.Stream())
+    options = cuda.graph.call_args.kwargs
+    assert options["stream"] is cuda.Stream() and options["capture_error_mode"] == "thread_local"
+    assert hidden.shape == (3, 2)
 
 
 @torch.inference_mode()

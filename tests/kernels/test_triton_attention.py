@@ -68,6 +68,15 @@ def test_any_variant(variant: str, causal: bool) -> None:
     _compare(LENGTHS["mixed"], "equal", variant, causal)
 
 
+def test_sinks_may_have_strides() -> None:
+    inputs = _inputs(2, 2, 9, 16, 16, torch.float32)
+    layout, sinks = PackedLayout.from_lengths([9], causal=False), torch.tensor([[1.0, 50.0], [2.0, 50.0]])
+    for one in (sinks[:, 0], sinks[:, 0].clone()):
+        options = {"scale": 0.3, "sinks": one}
+        got = attention(*inputs, layout, implementation="triton", **options)
+        torch.testing.assert_close(got, attention(*inputs, layout, implementation="torch", **options))
+
+
 @pytest.mark.parametrize("heads", HEADS)
 def test_any_grouping(heads: str) -> None:
     _compare([19, 3], heads, "plain", False)

@@ -7,7 +7,7 @@ import torch
 
 from decant.kernels.attention import PackedLayout
 from decant.kernels.dispatch import KernelError
-from decant.kernels.pooling import pool
+from decant.kernels.pooling import PoolMode, pool
 
 BATCHES = {"one": [1], "short": [4, 1, 7, 3], "long": [70, 33, 5]}
 MODES = ["mean", "weighted", "counted", "first", "last"]
@@ -67,6 +67,16 @@ def test_half_precision_is_pooled_in_float32() -> None:
     got = pool(hidden, layout, mode="mean", normalize=True, implementation="triton")
     want = pool(hidden.float(), layout, mode="mean", normalize=True, implementation="torch")
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["mean", "last"])
+def test_a_mask_may_have_strides(mode: PoolMode) -> None:
+    lengths = BATCHES["short"]
+    layout, keep = PackedLayout.from_lengths(lengths, causal=False), _keep(lengths)
+    hidden = torch.randn(sum(lengths), 8, generator=torch.Generator().manual_seed(0))
+    strided = torch.stack([keep, ~keep], 1)[:, 0]
+    got, want = (pool(hidden, layout, mask, mode=mode, implementation="triton") for mask in (strided, keep))
+    assert torch.equal(got, want)
 
 
 def test_max_is_refused() -> None:

@@ -67,6 +67,17 @@ def test_term_weights(batch: str, options: dict[str, Any]) -> None:
         assert ((got > 0).sum(1) <= options["top_k"]).all()
 
 
+def test_mask_and_bias_may_have_strides() -> None:
+    (hidden, weight, bias), layout = _inputs(BATCHES["short"], bias=True)
+    keep = _keep(BATCHES["short"])
+    other_keep, other_bias = torch.stack([keep, ~keep], 1)[:, 0], torch.stack([bias, -bias], 1)[:, 0]
+    got, want = (
+        max_logits(hidden, layout, mask, weight, terms, implementation="triton")
+        for mask, terms in ((other_keep, other_bias), (keep, bias))
+    )
+    assert torch.equal(got, want)
+
+
 def test_training_gets_gradients_through_the_weights() -> None:
     (hidden, weight), layout = _inputs(BATCHES["short"], bias=False)
     gradients: list[Tensor] = []
