@@ -43,24 +43,29 @@ class KernelConfig:
         }
 
 
-def lookup(kernel: str, size: int, device: torch.device) -> KernelConfig:
+def lookup(kernel: str, size: int, device: torch.device, dtype: torch.dtype | None = None) -> KernelConfig:
     """Return the stored configuration of a kernel.
 
     Args:
         kernel: its name in the table.
         size: what the table distinguishes for this kernel, the head dimension for attention; the entry of the
-            smallest size not below it is taken, else the largest.
-        device: where it runs; a class without entries of its own has those of `default`.
+            smallest size not below it is taken, for what fits a larger one fits it, too; if there is none, the largest.
+        device: where it runs; a class without such entries of its own has those of `default`.
+        dtype: of what is multiplied, where the kernel has blocks of its own for float32, which takes twice the room.
     """
-    return _resolve(kernel, size, device_class(device))
+    name = f"{kernel}_float32" if dtype == torch.float32 else kernel
+    return _resolve(name, size, device_class(device))
 
 
 @cache
 def _resolve(kernel: str, size: int, family: str) -> KernelConfig:
     tables = table()
-    sizes = tables.get(family, {}).get(kernel) or tables["default"][kernel]
-    fitting = min((key for key in sizes if key >= size), default=max(sizes))
-    return sizes[fitting]
+    own, default = tables.get(family, {}).get(kernel, {}), tables["default"][kernel]
+    for sizes in (own, default):
+        if fitting := [key for key in sizes if key >= size]:
+            return sizes[min(fitting)]
+    largest = own or default
+    return largest[max(largest)]
 
 
 @cache

@@ -60,7 +60,7 @@ class _Attention(torch.autograd.Function):
         heads, rows, _ = query.shape
         out = query.new_empty(rows, heads, value.shape[-1])
         lse = query.new_empty(heads, rows, dtype=torch.float32)
-        config = lookup("attention_fwd", query.shape[-1], query.device)
+        config = lookup("attention_fwd", query.shape[-1], query.device, query.dtype)
         tiles = ragged.tiles("queries", config.blocks["BM"])
         launch(
             attention_fwd_kernel, len(tiles), heads,
@@ -99,14 +99,14 @@ def attention_gradients(
     inputs = (query, key, value, d_out, lse, delta)
     strides = (*query.stride()[:2], *key.stride()[:2], *value.stride()[:2], d_out.stride(0), lse.stride(0))
     constants = _constants(query, key, value, options)
-    config = lookup("attention_bwd_dq", query.shape[-1], query.device)
+    config = lookup("attention_bwd_dq", query.shape[-1], query.device, query.dtype)
     tiles = ragged.tiles("queries", config.blocks["BM"])
     launch(
         attention_bwd_dq_kernel, len(tiles), query.shape[0],
         *inputs, d_query, tiles, *ragged.bounds("queries"), *strides, *d_query.stride()[:2],
         *_scalars(options), **constants, **config.launch(),
     )  # fmt: skip
-    config = lookup("attention_bwd_dkv", query.shape[-1], query.device)
+    config = lookup("attention_bwd_dkv", query.shape[-1], query.device, query.dtype)
     tiles = ragged.tiles("keys", config.blocks["BN"])
     launch(
         attention_bwd_dkv_kernel, len(tiles), key.shape[0],

@@ -52,7 +52,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     heads, rows, D = query.shape
     kv_heads, DV = key.shape[0], value.shape[-1]
-    config = lookup("cross_attention", D, query.device)
+    config = lookup("cross_attention", D, query.device, query.dtype)
     group, BM, BN = heads // kv_heads, block_rows(config, heads // kv_heads), config.blocks["BN"]
     plan = layout.split(kv_heads=kv_heads, block_queries=BM // group, block_keys=BN, workers=_workers(query.device))
     out = query.new_empty(rows, heads, DV)

@@ -60,7 +60,7 @@ class _MaxLogits(torch.autograd.Function):
         d_out = gradients[0].float().contiguous()
         (tokens, H), V = hidden.shape, weight.shape[0]
         sequence = ctx.layout.sequence_ids().int()
-        config = lookup("splade_bwd", H, hidden.device)
+        config = lookup("splade_bwd", H, hidden.device, hidden.dtype)
         BM, BV, BH = (config.blocks[name] for name in ("BM", "BV", "BH"))
         constants = {"H": H, "PRECISION": precision(hidden.dtype), **config.launch()}
         d_hidden = d_weight = d_bias = None
@@ -94,7 +94,7 @@ def _forward(
     bias = None if bias is None else bias.contiguous()
     kept = None if keep is None else keep.contiguous().view(torch.uint8)
     H, V = hidden.shape[1], weight.shape[0]
-    config = lookup("splade_fwd", H, hidden.device)
+    config = lookup("splade_fwd", H, hidden.device, hidden.dtype)
     groups = layout.ragged.groups(config.blocks["BM"])
     out = torch.empty(layout.batch_size, V, dtype=torch.float32, device=hidden.device)
     launch(
