@@ -57,7 +57,7 @@ def run_rag_recipe(recipe: RagRecipe, data: Path, folder: Path, device: str | No
     if isinstance(recipe, XcRecipe):
         from .xc.training import XcTrainer
 
-        XcTrainer(data, folder, recipe).run()
+        XcTrainer(data, folder, recipe, device).run()
         return
     if isinstance(recipe, VerifierRecipe):
         from .verifier.training import Trainer as VerifierTrainer

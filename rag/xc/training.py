@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ...embedder.device import choose_device
 from ...embedder.training.run import Schedule, StepResult, train
 from ..errors import GeneratorError
 from ..reader.data import read_questions
@@ -32,12 +33,14 @@ _IGNORED = -100
 class XcTrainer:
     """Everything a run needs: data, decoder, blocks."""
 
-    def __init__(self, data: Path, folder: Path, recipe: XcRecipe) -> None:
-        """Read data and decoder.
+    def __init__(self, data: Path, folder: Path, recipe: XcRecipe, device: str | None = None) -> None:
+        """Read data and decoder; `device` None takes the best one here.
 
         Raises:
             GeneratorError: the folder holds no decoder, or the blocks do not fit it.
+            ModelError: the device is not there.
         """
+        self.device = choose_device(device)
         self.recipe, self.folder = recipe, folder
         self.questions = read_questions(
             data / recipe.questions, dev_articles=recipe.dev_articles, paragraphs=recipe.paragraphs, seed=recipe.seed
@@ -52,6 +55,7 @@ class XcTrainer:
         self.model = XcDecoder(base, _config(recipe, base.config))
         if recipe.from_self_attention:
             self.model.initialize_from_self_attention()
+        self.model.to(self.device)
         self._rows = np.random.default_rng(recipe.seed).permutation(np.flatnonzero(~self.questions.dev))
 
     def loss(self, step: int) -> StepResult:
@@ -60,7 +64,7 @@ class XcTrainer:
         count = self.recipe.batch_questions
         rows = self._rows[(step * count + np.arange(count)) % len(self._rows)].tolist()
         repeat = torch.rand(()).item() < self.recipe.repeat_share
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16):
             loss, tokens = self.batch_loss(rows, repeat=repeat)
         return StepResult(loss, tokens, {"repeat" if repeat else "answer": float(loss.detach())})
 
@@ -70,11 +74,11 @@ class XcTrainer:
         contexts = [ids[: self.recipe.context_tokens] for ids in contexts]
         prompts = [self._ids(REPEAT if repeat else ASK.format(self.questions.texts[i]))[:-1] for i in rows]
         targets = contexts if repeat else [self._ids(f" {self.questions.answers[i]}") for i in rows]
-        states = [self.model.context_states(torch.tensor(ids)) for ids in contexts]
+        states = [self.model.context_states(torch.tensor(ids, device=self.device)) for ids in contexts]
         if shuffled:
             states = states[1:] + states[:1]
         memories = self.model.remember(torch.cat(states).clone(), [len(s) for s in states])
-        ids, labels = _side_by_side(prompts, targets)
+        ids, labels = (part.to(self.device) for part in _side_by_side(prompts, targets))
         logits = self.model(ids, memories, use_cache=False).logits.float()
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED)
         if self.recipe.teacher_weight and not repeat:
@@ -90,7 +94,8 @@ class XcTrainer:
         labels: Tensor,
     ) -> Tensor:
         """KL from the decoder that has the passage in its prompt, at the answers' tokens."""
-        whole, wanted = _side_by_side([c + p for c, p in zip(contexts, prompts, strict=True)], targets)
+        read = [c + p for c, p in zip(contexts, prompts, strict=True)]
+        whole, wanted = (part.to(self.device) for part in _side_by_side(read, targets))
         with torch.no_grad():
             taught = self.model.base(input_ids=whole, use_cache=False).logits.float()
         own = logits[:, :-1][labels[:, 1:] != _IGNORED].log_softmax(-1)

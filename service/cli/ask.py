@@ -76,6 +76,8 @@ def show_answer(first: str | Answer, pieces: Iterator[str | Answer]) -> Answer:
     _print_sources(console, piece)
     if piece.note:
         say(piece.note)
+    elif piece.grounded and piece.confidence is not None:
+        say(f"{piece.generator}, {100 * piece.confidence:.0f} % sure")
     if piece.dropped:
         say(f"left out, because the documents do not say it: {' / '.join(piece.dropped)}", style="yellow")
     return piece

@@ -93,9 +93,13 @@ function finish(question, answer, { text, note, sources }) {
   text.closest(".answer").toggleAttribute("data-abstained", !answer.grounded);
   note.textContent = [
     answer.note,
-    answer.generator === "evidence" ? "" : `Written by ${answer.generator}.`,
+    answer.generator === "evidence" ? "" : `Written by ${answer.generator}${sureness(answer)}.`,
   ].filter(Boolean).join(" ");
   sources.replaceChildren(...answer.citations.map(source));
+}
+
+function sureness({ confidence }) {
+  return confidence == null ? "" : `, ${Math.round(100 * confidence)} % sure`;
 }
 
 /** The answer's text, with each `[n]` that is a citation as a button. */
