@@ -48,8 +48,8 @@ def recipe(request: pytest.FixtureRequest, tiny_model: Path, tmp_path: Path) -> 
     LlamaForCausalLM(config).save_pretrained(tmp_path / "decoder")
     return XcRecipe(
         model=str(tmp_path / "decoder"), questions="qa.jsonl.gz", dev_articles=1, blocks=2, stride=1, hidden=32,
-        heads=4, kv_heads=2, inner=64, teacher_weight=0.5, context_tokens=32, batch_questions=6, steps=3, warmup_steps=1,
-        checkpoint_steps=2,
+        heads=4, kv_heads=2, inner=64, teacher_weight=0.5, context_tokens=32, batch_questions=6, steps=3,
+        warmup_steps=1, checkpoint_steps=2,
     )  # fmt: skip
 
 
