@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..rag import Answer, Answerer, Generator, Message
@@ -17,6 +18,7 @@ from .metrics import Metrics
 from .queue import Priority
 from .queued_encoder import Errand, on_errand
 from .search import SearchService
+from .threads import apart, on_a_thread
 
 _THREADS = 4
 # Questions that may wait for a thread.
@@ -57,7 +59,7 @@ class Asking:
             GeneratorError: it cannot be loaded, or does not fit a store's model.
         """
         for store in stores:
-            await asyncio.to_thread(self._answerer, store)
+            await on_a_thread(partial(self._answerer, store))
 
     async def stream(self, question: Question, store: SearchService, caller: Caller) -> AsyncGenerator[str | Answer]:
         """Yield pieces of the answer's text, then the verified answer.
@@ -88,7 +90,7 @@ class Asking:
             loop.call_soon_threadsafe(pieces.put_nowait, end)
 
         self._running += 1
-        done = loop.run_in_executor(self._threads, work)
+        done = loop.run_in_executor(self._threads, apart, work)
         done.add_done_callback(self._left)
         try:
             async with asyncio.timeout_at(caller.deadline):

@@ -19,7 +19,7 @@ GeneratorName = Annotated[
         "--generator",
         envvar="DECANT_GENERATOR",
         metavar="WHO",
-        help="Who writes: evidence (quotations), reader (the words of a passage that answer, from cached states), the "
+        help="Who writes: evidence (quotations), reader (the words of a passage that answer), the "
         "address of an OpenAI-compatible endpoint, or the folder of a decoder or of its cross-attention blocks.",
     ),
 ]

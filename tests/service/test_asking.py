@@ -64,6 +64,24 @@ def test_ask_streams_text_then_verified_citations(asked: Any) -> None:
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_an_answers_thread_ends_with_it(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from decant.rag import Answerer
+
+    threads: list[threading.Thread] = []
+    stream = Answerer.stream
+
+    def watched(self: Answerer, question: str, **options: Any) -> Any:
+        threads.append(threading.current_thread())
+        return stream(self, question, **options)
+
+    monkeypatch.setattr(Answerer, "stream", watched)
+    for _ in range(2):
+        assert asked.http("/ask", {"question": QUESTION}).json["grounded"]
+        threads[-1].join(10)
+        assert not threads[-1].is_alive()
+    assert threads[0] is not threads[1]
+
+
 def test_ask_over_http_whole_and_in_events(asked: Any) -> None:
     whole = asked.http("/ask", {"question": QUESTION}).json
     assert whole["grounded"] and whole["citations"][0]["text"] == SENTENCE
