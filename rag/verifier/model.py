@@ -111,10 +111,15 @@ def piece_around(length: int, first: int, last: int, room: int) -> slice:
     return slice(start, min(length, start + room))
 
 
+def most_asked(tokens: int) -> int:
+    """How many tokens of a question are read in a pair of `tokens`."""
+    return tokens // 2 - MARKS
+
+
 def pair_around(
     question: NDArray[np.int32], passage: NDArray[np.int32], first: int, last: int, tokens: int
 ) -> tuple[Pair, int]:
     """A pair of `tokens` at most, and where its piece begins in the passage; a long question is cut to half of them."""
-    question = question[: tokens // 2 - MARKS]
+    question = question[: most_asked(tokens)]
     piece = piece_around(len(passage), first, last, tokens - MARKS - len(question))
     return Pair(question, passage[piece]), piece.start

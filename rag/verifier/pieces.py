@@ -14,7 +14,7 @@ from ..reader.data import Questions, holds_words, token_span, without_sentences
 from ..reader.swapping import altered
 from ..reader.traits import token_traits
 from ..states import Tokens, read_tokens
-from .model import MARKS, Pair, piece_around
+from .model import MARKS, Pair, most_asked, piece_around
 from .recipe import VerifierRecipe
 
 
@@ -65,11 +65,15 @@ class Pieces:
     @classmethod
     def of(cls, encoder: Encoder, questions: Questions, recipe: VerifierRecipe) -> Pieces:
         """All questions and passages as the encoder's tokenizer cuts them."""
-        asked = read_tokens(encoder, questions.texts, "query")
-        passages = read_tokens(encoder, questions.passages)
+
+        def questions_of(texts: list[str]) -> list[Tokens]:
+            most = most_asked(recipe.tokens)
+            return [Tokens(own.ids[:most], own.offsets[:most]) for own in read_tokens(encoder, texts, "query")]
+
+        asked, passages = questions_of(questions.texts), read_tokens(encoder, questions.passages)
         others = altered(questions, recipe.seed)
         rows = [row for row, text in enumerate(others) if text]
-        swapped = read_tokens(encoder, [others[row] for row in rows], "query")
+        swapped = questions_of([others[row] for row in rows])
         folded, traits = token_traits(encoder)
         near: dict[int, list[int]] = {}
         for passage, strangers in nearest_strangers(questions, asked, passages, folded).items():
