@@ -5,10 +5,9 @@
     python benchmarks/rag_quality.py --pairs squad-train.jsonl.gz --decoder FOLDER       entropy of its attention
 
 The first two: exact match and F1 of the reader's best span where each question has its own passage and must be
-answered, from states as they are and from states rounded to int8 as `--cache-context int8` stores them, and of the span
-that the verifier finds around it, where there is a verifier. The third: the entropy of question tokens' attention over
-several passages, read in one go or joined from keys and values of passages that were encoded alone, without and with
-one shared first token.
+answered, from states as they are and from states rounded to int8 as `--cache-context int8` stores them. The third: the
+entropy of question tokens' attention over several passages, read in one go or joined from keys and values of passages
+that were encoded alone, without and with one shared first token.
 """
 
 from __future__ import annotations
@@ -33,10 +32,9 @@ from decant.rag.reader.adapter import SHIPPED, TrainedReader
 from decant.rag.reader.batch import pad, read
 from decant.rag.reader.data import read_questions
 from decant.rag.reader.decode import Span, best_spans
-from decant.rag.reader.generator import VERIFIER, trimmed
+from decant.rag.reader.generator import trimmed
 from decant.rag.segments import rounded
 from decant.rag.states import States, encode_states
-from decant.rag.verifier.adapter import Verifier
 
 PASSAGE_TOKENS = 96
 
@@ -76,34 +74,15 @@ def read_gold(asked: Sequence[Example], reader: Path, model: str | None) -> dict
     scores: dict[str, float] = {"questions": len(order)}
     texts: dict[str, list[str]] = {}
     for name, states in (("float16", passages), ("int8", [rounded(own) for own in passages])):
-        texts[name] = _texts(order, states, spans(trained, states, questions))
-        scores |= _scored(name, texts[name], order)
-    if (folder := reader / VERIFIER).is_dir():
-        verifier = Verifier.load(folder, encoder)
-        found = spans(trained, passages, questions)
-        again = [
-            verifier.spans(question, [(own, span.first, span.last)])[0]
-            for question, own, span in zip(questions, passages, found, strict=True)
+        texts[name] = [
+            trimmed(example.passage[own.offsets[span.first, 0] : own.offsets[span.last, 1]].strip())
+            for example, own, span in zip(order, states, spans(trained, states, questions), strict=True)
         ]
-        texts["verified"] = _texts(order, passages, again)
-        scores |= _scored("verified", texts["verified"], order)
+        scored = list(zip(texts[name], order, strict=True))
+        scores[f"{name} EM"] = float(np.mean([exact_match(text, example.gold) for text, example in scored]))
+        scores[f"{name} F1"] = float(np.mean([f1(text, example.gold) for text, example in scored]))
     scores["same answer"] = float(np.mean([a == b for a, b in zip(texts["float16"], texts["int8"], strict=True)]))
     return scores
-
-
-def _texts(asked: Sequence[Example], passages: Sequence[States], found: Sequence[Span]) -> list[str]:
-    return [
-        trimmed(example.passage[own.offsets[span.first, 0] : own.offsets[span.last, 1]].strip())
-        for example, own, span in zip(asked, passages, found, strict=True)
-    ]
-
-
-def _scored(name: str, texts: Sequence[str], asked: Sequence[Example]) -> dict[str, float]:
-    pairs = list(zip(texts, asked, strict=True))
-    return {
-        f"{name} EM": float(np.mean([exact_match(text, example.gold) for text, example in pairs])),
-        f"{name} F1": float(np.mean([f1(text, example.gold) for text, example in pairs])),
-    }
 
 
 @torch.inference_mode()

@@ -15,41 +15,26 @@ from .errors import AnswerError
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """One text as a tokenizer cuts it; prompt and special tokens are left out.
+class States:
+    """One text as a model sees it; prompt and special tokens are left out.
 
     Attributes:
         ids: (T,) int32 token ids.
         offsets: (T, 2) int32, `text[start:end]` of each token.
+        hidden: (T, H) float16, final-norm output.
     """
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int32]
+    hidden: NDArray[np.float16]
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-@dataclass(frozen=True)
-class States(Tokens):
-    """One text as a model sees it.
-
-    Attributes:
-        hidden: (T, H) float16, final-norm output.
-    """
-
-    hidden: NDArray[np.float16]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         return self.ids.nbytes + self.offsets.nbytes + self.hidden.nbytes
-
-
-def read_tokens(encoder: Encoder, texts: Sequence[str], kind: str = "document") -> list[Tokens]:
-    """The tokens whose states `encode_states` gives; arguments and errors as there."""
-    _, kept = _own_tokens(encoder, texts, kind)
-    return [tokens for _, tokens in kept]
 
 
 @torch.inference_mode()
@@ -60,31 +45,11 @@ def encode_states(encoder: Encoder, texts: Sequence[str], kind: str = "document"
         AnswerError: the encoder changes texts before it reads them, so its tokens have no place in them.
         InputError: see `Encoder.encode`.
     """
-    every, kept = _own_tokens(encoder, texts, kind)
-    out: list[States | None] = [None] * len(texts)
-    lengths = [len(ids) for ids in every]
-    budget = encoder.batch_tokens
-    for batch in pack_by_length(lengths, budget):
-        layout = encoder.backbone.layout([lengths[i] for i in batch])
-        ids = torch.from_numpy(np.concatenate([every[i] for i in batch])).long().to(encoder.backbone.device)
-        hidden = encoder.backbone(ids, layout).to(torch.float16).cpu().numpy()
-        start = 0
-        for i in batch:
-            own, tokens = kept[i]
-            out[i] = States(tokens.ids, tokens.offsets, hidden[start + own])
-            start += lengths[i]
-    return [states for states in out if states is not None]
-
-
-def _own_tokens(
-    encoder: Encoder, texts: Sequence[str], kind: str
-) -> tuple[Sequence[NDArray[np.int32]], list[tuple[NDArray[np.int64], Tokens]]]:
-    """All token ids of each text, and which of them are its own, with their places in it."""
     template = encoder.spec.template(kind, None)
     tokenized = encoder.text_tokenizer(list(texts), template)
     wrapped = [template.wrap(text) for text in texts]
     encodings = encoder.tokenizer.encode_batch(wrapped, add_special_tokens=encoder.spec.add_special_tokens)
-    kept: list[tuple[NDArray[np.int64], Tokens]] = []
+    kept: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = []
     for text, ids, encoding in zip(texts, tokenized.ids, encodings, strict=True):
         shared = min(len(ids), len(encoding.ids))
         same = np.equal(ids[:shared], np.array(encoding.ids[:shared], np.int32))
@@ -100,5 +65,17 @@ def _own_tokens(
             raise AnswerError(
                 "this model rewrites its texts, so nothing can be cached of them: use --model decant-mini"
             )
-        kept.append((own, Tokens(ids[own], offsets[own])))
-    return tokenized.ids, kept
+        kept.append((own, offsets[own]))
+    out: list[States | None] = [None] * len(texts)
+    lengths = [len(ids) for ids in tokenized.ids]
+    budget = encoder.batch_tokens
+    for batch in pack_by_length(lengths, budget):
+        layout = encoder.backbone.layout([lengths[i] for i in batch])
+        ids = torch.from_numpy(np.concatenate([tokenized.ids[i] for i in batch])).long().to(encoder.backbone.device)
+        hidden = encoder.backbone(ids, layout).to(torch.float16).cpu().numpy()
+        start = 0
+        for i in batch:
+            own, offsets = kept[i]
+            out[i] = States(tokenized.ids[i][own], offsets, hidden[start + own])
+            start += lengths[i]
+    return [states for states in out if states is not None]

@@ -1,4 +1,4 @@
-"""Recipes of what answers: `step: reader`, `verifier` or `xc` in a YAML file, run by `decant train` as others are."""
+"""Recipes of what answers: `step: reader` and `step: xc` in a YAML file, run by `decant train` like the others."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ import yaml
 
 from ..embedder.training.settings import RecipeError, build
 from .reader.recipe import ReaderRecipe
-from .verifier.recipe import VerifierRecipe
 from .xc.recipe import XcRecipe
 
-RagRecipe = ReaderRecipe | VerifierRecipe | XcRecipe
-_STEPS: dict[str, type[ReaderRecipe | VerifierRecipe | XcRecipe]] = {
-    kind.step: kind for kind in (ReaderRecipe, VerifierRecipe, XcRecipe)
-}
+RagRecipe = ReaderRecipe | XcRecipe
+_STEPS: dict[str, type[ReaderRecipe] | type[XcRecipe]] = {"reader": ReaderRecipe, "xc": XcRecipe}
 
 
 def rag_recipe(path: Path, changes: Sequence[str] = ()) -> RagRecipe | None:
@@ -58,11 +55,6 @@ def run_rag_recipe(recipe: RagRecipe, data: Path, folder: Path, device: str | No
         from .xc.training import XcTrainer
 
         XcTrainer(data, folder, recipe, device).run()
-        return
-    if isinstance(recipe, VerifierRecipe):
-        from .verifier.training import Trainer as VerifierTrainer
-
-        VerifierTrainer(data, folder, recipe, device).run()
         return
     from ..embedder.encoder import Encoder
     from .reader.training import Trainer

@@ -62,9 +62,7 @@ class TrainedReader:
             reader = SpanReader(ReaderConfig(**facts["config"]))
             state = load_file(folder / _WEIGHTS)
             reader.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
-            found = cls(
-                reader.eval().requires_grad_(False), Calibration.of(facts["calibration"]), facts["encoder_weights"]
-            )
+            found = cls(reader.eval().requires_grad_(False), _calibration(facts), facts["encoder_weights"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise GeneratorError(f"{folder} holds no reader ({reason}): train one, see docs/rag.md") from error
@@ -115,6 +113,11 @@ def _facts(folder: Path) -> dict[str, Any]:
     if facts.get("format") != _FORMAT:
         raise ValueError(f"its format is {facts.get('format')}, read here is {_FORMAT}")
     return facts
+
+
+def _calibration(facts: dict[str, Any]) -> Calibration:
+    values = facts["calibration"]
+    return Calibration(tuple(values["weights"]), values["threshold"], values["sure"])
 
 
 def weights_digest(encoder: Encoder) -> str:

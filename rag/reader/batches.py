@@ -7,7 +7,7 @@ sentence that answers, or asked something else (`swapping.py`).
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import count
 
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..states import Tokens
 from .data import Questions, StateFile
 from .recipe import ReaderRecipe
 
@@ -103,7 +102,7 @@ class Batches:
 
 
 def nearest_strangers(
-    questions: Questions, asked: StateFile | Sequence[Tokens], passages: StateFile | Sequence[Tokens], folded: Tensor
+    questions: Questions, asked: StateFile, passages: StateFile, folded: Tensor
 ) -> dict[int, list[int]]:
     """For each passage, questions of others of its article for which it is one of the nearest by rare words shared."""
     fold = folded.numpy()

@@ -26,7 +26,6 @@ from ..errors import AnswerError
 from ..generation import Task
 from ..metrics import f1, holds_answer
 from ..sentences import split_sentences
-from ..verifier.adapter import Verifier
 from .adapter import TrainedReader
 from .confidence import Calibration, Candidate, known
 from .data import Questions
@@ -78,14 +77,9 @@ class Row:
 
 
 def judge(
-    trained: TrainedReader,
-    encoder: Encoder,
-    questions: Questions,
-    count: int,
-    swapped: Sequence[str],
-    verifier: Verifier | None = None,
+    trained: TrainedReader, encoder: Encoder, questions: Questions, count: int, swapped: Sequence[str]
 ) -> list[Judged]:
-    """Ask `count` held-out questions of a store of the held-out paragraphs, of a reader alone or with a verifier.
+    """Ask `count` held-out questions of a store of the held-out paragraphs.
 
     `swapped` holds each question's other form, empty where it has none.
     """
@@ -93,7 +87,7 @@ def judge(
     passages = sorted({int(p) for p in questions.passage_of[questions.dev]})
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "s", encoder=encoder, create=True) as store:
         index_documents(store, encoder, [Document(f"p{p}", questions.passages[p]) for p in passages])
-        recorder = _Recorder(ReaderGenerator(encoder, trained, ContextCache.of(store, encoder), verifier))
+        recorder = _Recorder(ReaderGenerator(encoder, trained, ContextCache.of(store, encoder)))
         rules = AnswerRules()
         answerer = Answerer(store, encoder, replace(rules, floor=-np.inf), generator=recorder)
         judged: list[Judged] = []

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,7 @@ class Candidate:
 
     Attributes:
         start_char, end_char: in the source's text.
-        span: what the reader makes of it.
         evidence: strength of the sentence it stands in, see `find_evidence`.
-        again: what a verifier makes of the piece around it; then the characters are the verifier's.
     """
 
     source: Source
@@ -29,7 +26,6 @@ class Candidate:
     end_char: int
     span: Span
     evidence: float
-    again: Span | None = None
 
     @property
     def text(self) -> str:
@@ -40,8 +36,6 @@ class Candidate:
 @dataclass(frozen=True)
 class Calibration:
     """A logistic regression over what is known of a candidate, and when it is an answer.
-
-    A verifier's has more weights, see `known`.
 
     Chosen on training articles that were held out, never on a test set; see `calibrating.py`.
 
@@ -55,11 +49,6 @@ class Calibration:
     threshold: float = 0.0
     sure: float = 0.0
 
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Calibration:
-        """From its fields as JSON has them; raises KeyError and TypeError."""
-        return cls(tuple(map(float, values["weights"])), float(values["threshold"]), float(values["sure"]))
-
     def probabilities(self, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
         """(N,) probability of each candidate of a question to be right."""
         *weights, constant = self.weights
@@ -72,28 +61,16 @@ def known(candidates: Sequence[Candidate]) -> NDArray[np.float64]:
     Returns:
         (N, 6): log-odds against no answer, log-probability in its passage, lead over the best of the other passages or,
         without any, over no answer; strength of its sentence and of the passage's strongest, log of the passage's rank.
-        (N, 10) where all were read again: the verifier's log-odds, log-probability and lead, and what part of the two
-        spans' tokens they share.
     """
+    scores = np.array([c.span.score for c in candidates])
+    order = np.sort(scores)
+    others = [order[-2] if score == order[-1] else order[-1] for score in scores] if len(scores) > 1 else [0.0]
     columns = [
-        *_scored([c.span for c in candidates]),
+        scores,
+        [np.log(max(c.span.share, 1e-9)) for c in candidates],
+        scores - others,
         [c.evidence for c in candidates],
         [max(quote.score for quote in c.source.quotes) for c in candidates],
         [np.log(c.source.number) for c in candidates],
     ]
-    again = [c.again for c in candidates if c.again is not None]
-    if len(again) == len(candidates):
-        columns += [*_scored(again), [_shared(c.span, own) for c, own in zip(candidates, again, strict=True)]]
     return np.stack([np.asarray(column, np.float64) for column in columns], 1)
-
-
-def _scored(spans: Sequence[Span]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    scores = np.array([span.score for span in spans])
-    order = np.sort(scores)
-    others = [order[-2] if score == order[-1] else order[-1] for score in scores] if len(scores) > 1 else [0.0]
-    return scores, np.log([max(span.share, 1e-9) for span in spans]), scores - others
-
-
-def _shared(one: Span, other: Span) -> float:
-    both = min(one.last, other.last) + 1 - max(one.first, other.first)
-    return max(0, both) / (max(one.last, other.last) + 1 - min(one.first, other.first))

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ...embedder.encoder import Encoder
 from ..errors import AnswerError
-from ..states import States, Tokens, encode_states
-from .traits import sentence_numbers
+from ..states import States, encode_states
 
 _ENCODE_AT_ONCE = 512
 
@@ -139,14 +137,3 @@ def token_span(offsets: NDArray[np.int32], start: int, end: int) -> tuple[int, i
     if not len(inside) or offsets[inside[-1], 1] < end:
         return None
     return int(inside[0]), int(inside[-1])
-
-
-def without_sentences(tokens: Tokens, span: tuple[int, int], traits: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(T,) bool: what is left when the sentences of a span are gone; `traits` (V, TRAITS) of `token_traits`."""
-    numbers = sentence_numbers(torch.from_numpy(traits[tokens.ids])[None])[0].numpy()
-    return (numbers < numbers[span[0]]) | (numbers > numbers[span[1]])
-
-
-def holds_words(text: str, words: str) -> bool:
-    """Whether a text has some words in it, white space aside."""
-    return "".join(words.split()) in "".join(text.split())

@@ -20,13 +20,13 @@ from .batch import pad, read
 from .batches import Asked, Batches, nearest_strangers
 from .calibrating import Row, calibrate, judge
 from .confidence import Calibration
-from .data import StateFile, holds_words, read_questions, token_span, without_sentences
+from .data import StateFile, read_questions, token_span
 from .decode import best_spans
 from .model import ReaderConfig, SpanReader
 from .moving import move
 from .recipe import ReaderRecipe
 from .swapping import altered
-from .traits import token_traits
+from .traits import sentence_numbers, token_traits
 
 log = logging.getLogger(__name__)
 _MOVING_TEXTS = 400
@@ -63,7 +63,7 @@ class Trainer:
         folded, traits = token_traits(encoder)
         self.reader.folded.copy_(folded)
         self.reader.traits.copy_(traits)
-        self.traits = traits.numpy()
+        self.traits = traits
         self.device = encoder.backbone.device
         self.reader.to(self.device)
         lengths = np.array([len(self.passages[i]) for i in range(len(self.passages))], np.int64)
@@ -118,11 +118,17 @@ class Trainer:
             return None
         if not asked.cut:
             return states, span
-        kept = without_sentences(states, span, self.traits)
-        rest = States(states.ids[kept], states.offsets[kept], states.hidden[kept])
+        rest = self._without(states, span)
         text = self.questions.passages[asked.passage]
         left = "".join(text[start:end] for start, end in rest.offsets.tolist())
-        return None if not len(rest) or holds_words(left, self.questions.answers[asked.question]) else (rest, None)
+        answer = "".join(self.questions.answers[asked.question].split())
+        return None if not len(rest) or answer in "".join(left.split()) else (rest, None)
+
+    def _without(self, states: States, span: tuple[int, int]) -> States:
+        """The states without the sentences of a span."""
+        numbers = sentence_numbers(self.traits[torch.from_numpy(states.ids).long()][None])[0].numpy()
+        kept = (numbers < numbers[span[0]]) | (numbers > numbers[span[1]])
+        return States(states.ids[kept], states.offsets[kept], states.hidden[kept])
 
     def run(self) -> None:
         """Train, or go on where the last run stopped; write development scores and the reader, calibrated."""

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from decant.embedder import ModelError
+from decant.rag.reader.recipe import ReaderRecipe
 from decant.rag.training import RagRecipe, run_rag_recipe
-from decant.rag.verifier.recipe import VerifierRecipe
 from decant.rag.xc.recipe import XcRecipe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "embedder"))
@@ -32,12 +32,12 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(params=["xc", "verifier"])
+@pytest.fixture(params=["xc", "reader"])
 def recipe(request: pytest.FixtureRequest, tiny_model: Path, tmp_path: Path) -> RagRecipe:
-    if request.param == "verifier":
-        return VerifierRecipe(
-            model=str(tiny_model), questions="qa.jsonl.gz", dev_articles=1, rank=2, tokens=64, batch=6, steps=3,
-            warmup_steps=1, checkpoint_steps=2, calibration_questions=0,
+    if request.param == "reader":
+        return ReaderRecipe(
+            model=str(tiny_model), questions="qa.jsonl.gz", dev_articles=1, width=16, layers=1, dropout=0.0, cut=0.2,
+            batch_tokens=200, steps=3, warmup_steps=1, checkpoint_steps=2, calibration_questions=0,
         )  # fmt: skip
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "decoder")
     torch.manual_seed(0)

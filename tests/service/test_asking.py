@@ -54,6 +54,7 @@ def test_ask_streams_text_then_verified_citations(asked: Any) -> None:
         assert "".join(piece.text for piece in pieces) == last.answer.text and last.answer.grounded
         citation = last.answer.citations[0]
         assert citation.text == SENTENCE and f"[{citation.number}]" in last.answer.text
+        assert not last.answer.HasField("confidence")
         whole = stubs.SearcherStub(channel).Get(pb.GetRequest(doc_id=citation.doc_id)).text
         assert whole[citation.start_char : citation.end_char] == SENTENCE
         *_, none = stubs.AnswererStub(channel).Ask(pb.AskRequest(question="Who won the football cup in 1954?"))
@@ -85,6 +86,7 @@ def test_an_answers_thread_ends_with_it(asked: Any, monkeypatch: pytest.MonkeyPa
 def test_ask_over_http_whole_and_in_events(asked: Any) -> None:
     whole = asked.http("/ask", {"question": QUESTION}).json
     assert whole["grounded"] and whole["citations"][0]["text"] == SENTENCE
+    assert whole["confidence"] is None  # quotations know no probability
     streamed = asked.http("/ask", {"question": QUESTION, "stream": True})
     assert streamed.headers["content-type"].startswith("text/event-stream")
     *pieces, (name, last) = events(streamed.body)
@@ -266,6 +268,9 @@ def test_the_reader_of_the_configuration_answers_from_cached_states(
     answer = server.http("/ask", {"question": QUESTION}).json
     # Where the reader is not sure it says so, and the documents are quoted.
     assert answer["generator"] == "reader" or "reader" in answer["note"]
+    with server.channel() as channel:
+        *_, last = stubs.AnswererStub(channel).Ask(pb.AskRequest(question=QUESTION))
+    assert 0 < last.answer.confidence == answer["confidence"] < 1
     assert answer["citations"][0]["text"] == SENTENCE
     with pytest.raises(GeneratorError, match="another encoder"):
         run_server(of=encoder, store=store, generator="reader")

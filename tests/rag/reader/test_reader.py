@@ -285,6 +285,8 @@ def test_in_an_answerer_it_cites_what_it_points_at(encoder, tmp_path, threshold,
         again = answerer.ask("What turns green?")
     assert answer.generator == generator
     assert again.text == answer.text
+    assert answer.confidence is not None and again.confidence == answer.confidence
+    assert 0 < answer.confidence < 1
     assert again.usage.cached_tokens > answer.usage.cached_tokens == 0
     assert (answer.text == NO_ANSWER) == (threshold > 1)
     if answer.generator == "reader" and answer.grounded:

@@ -1,1 +1,0 @@
-"""The second reading: question and passage together, before an answer is believed."""
