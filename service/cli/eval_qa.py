@@ -55,9 +55,9 @@ def command(
     All passages of the file are indexed, also those whose questions are not asked, and each question is answered from
     what is found among them. EM and F1 are SQuAD's; `found` is the share of answerable questions with a right answer
     in a passage that was read, `cited` of citations that hold one, `answered` of answerable questions answered,
-    `refused` of unanswerable ones not answered, `at 80` what that would be where confidence decided and 80 % of
-    the answerable ones were answered, `cached` of the tokens that a cache supplied. With several generators (commas
-    between them), modes or numbers of passages, the setting to use is named.
+    `refused` of unanswerable ones not answered, `cached` of the tokens that a cache supplied. A generator that knows
+    how sure it is tells what would be refused where that decides and 80 % of the answerable questions are answered.
+    With several generators (commas between them), modes or numbers of passages, the setting to use is named.
     """
     require_paths([squad])
     counts = _numbers(passages)
@@ -120,21 +120,19 @@ def _sweep(
 
 
 def _print(points: list[SweepPoint]) -> None:
-    columns = ("k", "EM", "F1", "found", "cited", "answered", "refused", "at 80", "s", "cached")
+    columns = ("k", "EM", "F1", "found", "cited", "answered", "refused", "s", "cached")
     grid = table("by", "mode", *columns, right=columns)
     for point in points:
         r = point.report
-        known = (
-            r.exact_match,
-            r.f1,
-            r.answer_recall,
-            r.citation_precision,
-            r.coverage,
-            r.abstention,
-            r.abstention_at_80,
-        )
-        shown = ["-" if share is None else f"{100 * share:.1f}" for share in known]
+        shares = (r.exact_match, r.f1, r.answer_recall, r.citation_precision, r.coverage, r.abstention)
+        shown = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
         grid.add_row(
             point.generator, point.mode, str(point.k), *shown, f"{r.seconds:.2f}", f"{100 * r.cached_share:.0f}"
         )
     results().print(grid)
+    for point in points:
+        if (share := point.report.abstention_at_80) is not None:
+            say(
+                f"{point.generator}, {point.mode}, {point.k}: where its confidence decides and 80 % of the answerable "
+                f"questions are answered, {100 * share:.1f} % of the others are refused"
+            )
