@@ -64,8 +64,14 @@ def test_traces_that_cannot_be_sent_name_the_package(monkeypatch: pytest.MonkeyP
         make_tracer("otlp")
 
 
-def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [record for record in caplog.records if record.name == "decant.requests"]
+def logged(caplog: pytest.LogCaptureFixture, lines: int) -> list[logging.LogRecord]:
+    """What was logged of calls, once there is as much as is expected: it is counted and logged behind the answer."""
+    deadline = time.monotonic() + 10
+    while True:
+        records = [record for record in caplog.records if record.name == "decant.requests"]
+        if len(records) >= lines or time.monotonic() > deadline:
+            return records
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(("wanted", "lines"), [("all", 3), ("failed", 1), ("none", 0)])
@@ -78,10 +84,7 @@ def test_calls_are_logged_as_wanted_and_never_with_their_texts(
         server.http("/v1/embeddings", {"input": [SECRET, ""]})
         with server.channel() as channel:
             stubs.EncoderStub(channel).Embed(pb.EmbedRequest(texts=[SECRET]))
-        # A call is counted and logged behind its answer.
-        deadline = time.monotonic() + 10
-        while len(records := logged(caplog)) < lines and time.monotonic() < deadline:
-            time.sleep(0.01)
+        records = logged(caplog, lines)
     assert len(records) == lines
     written = [json.loads(JsonLines().format(record)) for record in records]
     assert all(set(line) >= {"time", "level", "code", "milliseconds", "request_id", "tenant"} for line in written)
@@ -110,7 +113,7 @@ def test_what_is_kept_back_is_only_what_the_server_was_too_full_for(
     with caplog.at_level(logging.INFO, "decant.requests"):
         assert [server.http("/v1/embeddings", {"input": "a"}).status for _ in range(3)] == [429] * 3
         assert [server.http("/v1/embeddings", {"input": ""}).status for _ in range(3)] == [400] * 3
-    written = [record for record in caplog.records if record.name == "decant.requests"]
+        written = logged(caplog, 4)
     assert [record.__dict__["code"] for record in written] == ["429", "400", "400", "400"]
     assert written[0].__dict__["more_refused"] == 0
 
@@ -304,9 +307,13 @@ def test_one_process_shows_its_own_metrics_at_a_port_of_its_own(
     server = make_running(encoder, metrics_port=port)
     try:
         server.http("/v1/embeddings", {"input": "a"})
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
-            lines = answer.read().decode().splitlines()
-        assert 'decant_requests_total{code="200",method="v1/embeddings",model="tiny",protocol="http"} 1.0' in lines
+        counted = 'decant_requests_total{code="200",method="v1/embeddings",model="tiny",protocol="http"} 1.0'
+        lines: list[str] = []
+        deadline = time.monotonic() + 10
+        while counted not in lines and time.monotonic() < deadline:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+                lines = answer.read().decode().splitlines()
+        assert counted in lines
         with pytest.raises(ServiceError, match="choose another metrics_port"):
             make_running(encoder, metrics_port=port)
     finally:
