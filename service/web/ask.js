@@ -98,8 +98,8 @@ function finish(question, answer, { text, note, sources }) {
   sources.replaceChildren(...answer.citations.map(source));
 }
 
-function sureness({ confidence }) {
-  return confidence == null ? "" : `, ${Math.round(100 * confidence)} % sure`;
+function sureness({ confidence, grounded }) {
+  return confidence == null || !grounded ? "" : `, ${Math.round(100 * confidence)} % sure`;
 }
 
 /** The answer's text, with each `[n]` that is a citation as a button. */
