@@ -290,9 +290,11 @@ class BatchQueue(Generic[W, R]):
             began, started = time.monotonic(), free
             results = self._attempt([work for _, _, work in batch])
             ended, free = time.monotonic(), self._clock()
+            if any(not isinstance(result, Exception) for result in results):
+                self.last_success = ended
             # Whoever waits is woken first, and what is counted meanwhile costs them nothing.
             self._loop.call_soon_threadsafe(self._deliver, batch, results, began, ended)
-            self._account(sum(work.tokens for _, _, work in batch), results, free - started)
+            self._account(sum(work.tokens for _, _, work in batch), len(results), free - started)
 
     def _attempt(self, works: Sequence[W]) -> list[R | Exception]:
         """Run a batch; where it fails, halve it until each failing text is alone."""
@@ -308,14 +310,12 @@ class BatchQueue(Generic[W, R]):
         middle = len(works) // 2
         return self._attempt(works[:middle]) + self._attempt(works[middle:])
 
-    def _account(self, tokens: int, results: Sequence[R | Exception], seconds: float) -> None:
+    def _account(self, tokens: int, texts: int, seconds: float) -> None:
         if tokens >= _LEAST_BATCH_TOKENS:
             # A short query says how long a batch takes, not how fast tokens are; where much waits, batches are large.
             self._recent_tokens = _SPEED_DECAY * self._recent_tokens + tokens
             self._recent_seconds = _SPEED_DECAY * self._recent_seconds + seconds
-        if any(not isinstance(result, Exception) for result in results):
-            self.last_success = time.monotonic()
-        self._observer.batch(len(results), tokens, seconds)
+        self._observer.batch(texts, tokens, seconds)
 
     def _speed(self) -> float:
         """Tokens per second lately; 0 before the first batch that tells."""

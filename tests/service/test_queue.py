@@ -179,6 +179,23 @@ def test_pauses_between_batches_count_as_time_that_work_takes() -> None:
     asyncio.run(main())
 
 
+def test_whoever_has_an_answer_sees_that_the_device_works() -> None:
+    async def body(queue: Queue, machine: Machine, log: Log) -> None:
+        loop, successes = asyncio.get_running_loop(), list[float]()
+        call_soon = loop.call_soon_threadsafe
+
+        def wake(*args: Any, **options: Any) -> asyncio.Handle:
+            successes.append(queue.last_success)
+            return call_soon(*args, **options)
+
+        loop.call_soon_threadsafe = wake
+        before = time.monotonic()
+        await call(queue, Text("a"))
+        assert max(successes) >= before
+
+    run(body)
+
+
 def test_texts_of_different_keys_never_share_a_batch() -> None:
     async def body(queue: Queue, machine: Machine, log: Log) -> None:
         first = await occupy(queue, machine)
