@@ -142,6 +142,7 @@ def test_a_reader_sees_whole_editions_and_none_older_than_what_was_acknowledged(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_ten_thousand_upserts_under_a_reader(tmp_path):
     seen = upserts_under_a_reader(tmp_path / "s", 10_000)
     assert len({str(one) for one in seen}) > 100
