@@ -125,12 +125,14 @@ def upserts_under_a_reader(root, count):
     with Store.open(root, encoder=ENCODER, create=True) as store, store.writer():
         reader = threading.Thread(target=read)
         reader.start()
-        for edition in range(1, count + 1):
-            number = edition % 10
-            store.replace([indexed(f"d{number}", text_of(number, edition), ENCODER)])
-            latest[number] = edition
-        ended.set()
-        reader.join()
+        try:
+            for edition in range(1, count + 1):
+                number = edition % 10
+                store.replace([indexed(f"d{number}", text_of(number, edition), ENCODER)])
+                latest[number] = edition
+        finally:
+            ended.set()
+            reader.join()
         assert not failures, failures
         assert texts_of(store) == {f"d{i}": text_of(i, edition) for i, edition in enumerate(latest) if edition}
     return seen
