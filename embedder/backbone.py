@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,7 +18,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from ..kernels.attention import ATTENTION_NAME, PackedLayout, register
 from ..kernels.dispatch import asked_for, choose
-from ..kernels.rows import alike_rows, rounds_by_rows
+from ..kernels.rows import LinearByOneDnn, alike_rows, rounds_by_rows
 from .errors import ModelError, UnsupportedModelError
 from .families import NEEDS_PADDING, NOT_BIDIRECTIONAL, NOT_PACKED, WINDOW_ONE_WIDER
 from .graphs import Replays, cannot_record
@@ -249,7 +249,8 @@ class Backbone:
     def _packed(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
         if (lean := self._prepared()) is not None and type(layout) is PackedLayout:
             return lean(input_ids, layout)
-        return self._states(input_ids, self._positions(layout), layout)
+        with LinearByOneDnn() if rounds_by_rows(self.dtype, self.device) else nullcontext():
+            return self._states(input_ids, self._positions(layout), layout)
 
     def _states(self, input_ids: Tensor, positions: Tensor, layout: PackedLayout) -> Tensor:
         """Last hidden states from the model's own layers."""

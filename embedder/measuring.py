@@ -26,8 +26,8 @@ PARITY = 1e-5
 # The same for half precision, where 1 - cosine is measured instead: rounding alone moves single dimensions by 1e-2.
 EXACT_HALF = 1e-4
 PARITY_HALF = 1e-3
-# Largest difference of a term's weight in half precision, where a logit of 10 is rounded to 0.04; and 1 - cosine of
-# router vectors, where a calibration enlarges what was rounded.
+# The same for term weights, where a bias takes most of a logit of 10 away that was rounded to 0.04, and for router
+# vectors, where a calibration enlarges what was rounded.
 SPARSE_HALF = 2e-2
 
 TEXTS: tuple[str, ...] = (

@@ -70,14 +70,15 @@ def sparse_pooling(encoder: Encoder) -> Measurement:
 
     This fails if a BOS takes part: trained decoders gather attention there, and its logits win every maximum.
     """
-    name, head, sparse = "sparse pooling", encoder.sparse_head, encoder.spec.sparse
+    name, detail = "sparse pooling", "terms of ordinary tokens only, largest weight of each"
+    head, sparse = encoder.sparse_head, encoder.spec.sparse
     if head is None or sparse is None:
         return Measurement(name, 0.0, PARITY, True, "the spec has no sparse head")
     barred = set() if sparse.special_tokens else set(encoder.text_tokenizer.source.all_special_ids)
     rows = encoder.encode(list(TEXTS), outputs=("sparse",)).sparse
     assert rows is not None
     tokenized = encoder.text_tokenizer(list(TEXTS), encoder.spec.template("document"))
-    worst = 0.0
+    pairs: list[tuple[Tensor, Tensor]] = []
     for i, ids in enumerate(tokenized.ids):
         hidden = hidden_states(encoder, [torch.from_numpy(ids).long().to(encoder.backbone.device)])
         plain = [t for t in range(int(tokenized.pool_from[i]), len(ids)) if int(ids[t]) not in barred]
@@ -96,9 +97,9 @@ def sparse_pooling(encoder: Encoder) -> Measurement:
         expected = expected * allowed
         if sparse.top_k is not None and sparse.top_k < len(got):  # of equal weights either may be kept
             got, expected = got.topk(sparse.top_k).values, expected.topk(sparse.top_k).values
-        worst = max(worst, float((got - expected).abs().max()) / max(1.0, float(expected.max())))
-    bound = PARITY if encoder.backbone.number_format == "float32" else SPARSE_HALF
-    return Measurement(name, worst, bound, worst <= bound, "terms of ordinary tokens only, largest weight of each")
+        pairs.append((got, expected))
+    got, expected = (torch.stack(rows).numpy() for rows in zip(*pairs, strict=True))
+    return same(encoder, name, {"sparse": got}, {"sparse": expected}, (PARITY, SPARSE_HALF), detail)
 
 
 @torch.inference_mode()

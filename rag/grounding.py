@@ -20,6 +20,8 @@ _MARKER = re.compile(r"\s*\[(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\]")
 _LEADING = re.compile(rf"^(?:{_MARKER.pattern})+")
 _PARTIAL = re.compile(r"\[[\d\s,;]*")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+# What a decoder writes where its bytes are no text, and what a terminal would obey.
+_NO_TEXT = re.compile(r"[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # A claim that rests on two sentences of the text is common; on more, it is an essay.
 _MOST_QUOTES = 2
 
@@ -89,7 +91,7 @@ def around(excerpt: Excerpt, sentences: Sequence[tuple[int, Evidence]]) -> list[
 
 
 def supporting(claim: Claim, sentences: Sequence[tuple[int, Evidence]], share: float) -> list[Evidence]:
-    """Return the fewest sentences that together hold the claim; none if they do not.
+    """Return the fewest sentences that together hold the claim; none if they do not, or if it says nothing.
 
     Args:
         claim: what was said.
@@ -98,6 +100,8 @@ def supporting(claim: Claim, sentences: Sequence[tuple[int, Evidence]], share: f
     """
     wanted = content_words(claim.text)
     numbers = frozenset(_NUMBER.findall(claim.text))
+    if not (wanted or numbers) or _NO_TEXT.search(claim.text):
+        return []
     named = [pair for pair in sentences if pair[0] in claim.named]
     for pool in (named, sentences) if named else (sentences,):
         chosen: list[Evidence] = []

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from decant.embedder import Encoder, EncoderSpec
 from decant.embedder.spec import SparseSpec
-from decant.kernels.rows import alike_rows, computed_alike
+from decant.kernels.rows import LEAST, LinearByOneDnn, alike_rows, computed_alike
 
 CORPUS = Path(__file__).parents[2] / "examples" / "corpus"
 
@@ -57,9 +57,9 @@ def test_no_thread_gets_a_piece_that_is_no_whole_vector(rows: int, width: int, t
         enough = alike_rows(rows, (width,), gelu=gelu)
     pieces = min(threads, -(-enough * width // 32768))
     assert -(-enough * width // pieces) % 32 == 0
-    assert max(rows, 4 if threads == 1 else 12) <= enough
+    assert max(rows, LEAST) <= enough
     if not gelu:
-        assert enough < rows + 12 + threads
+        assert enough < rows + LEAST + threads
     elif enough * width > 16384:
         assert -(-enough * width // threads) % 32 == 0
 
@@ -107,6 +107,20 @@ def test_a_layer_behind_the_pooling(threads: int) -> None:
     with torch.inference_mode():
         among_others = computed_alike(layer, vectors)
         assert all(torch.equal(computed_alike(layer, vectors[:n]), among_others[:n]) for n in range(1, 40))
+
+
+@pytest.mark.parametrize(("width", "wide"), [(1536, 384), (4864, 896), (64, 176)])
+def test_rows_of_a_product(threads: int, width: int, wide: int) -> None:
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(width, wide), torch.randn(300, width)
+    with torch.inference_mode(), LinearByOneDnn():
+        y = layer(x)
+        assert all(torch.equal(layer(x[:n]), y[:n]) for n in (LEAST, 3, 7, 12, 13, 57, 130, 167, 299))
+        # GPT-2's layers hold their weights the other way.
+        turned = layer.weight.t().contiguous()
+        assert all(torch.equal(torch.addmm(layer.bias, x[:n], turned), y[:n]) for n in (LEAST, 57, 300))
+    with torch.no_grad():
+        torch.testing.assert_close(y, layer(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

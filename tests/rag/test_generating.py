@@ -44,6 +44,12 @@ def test_a_sentence_without_support_is_dropped_or_marked(store, encoder, rules):
     assert marked.text == f"Copper turns green over the years. [1] Zinc sings opera. {UNSUPPORTED_MARK}"
 
 
+@pytest.mark.parametrize("nothing", ["!!! [1]", "the \ufffd\ufffd [1]", "Copper turns\x1b[2J green over the years. [1]"])
+def test_what_is_no_text_has_no_support(store, encoder, rules, nothing):
+    answer = answer_of(store, encoder, rules, nothing)
+    assert answer.generator == "evidence" and len(answer.dropped) == 1
+
+
 def test_a_wrong_number_makes_a_sentence_unsupported(store, encoder, rules):
     store.replace([indexed("bridge.txt", "The bridge at Cologne is 409 metres long.", encoder)])
     question = "How long is the bridge at Cologne?"
