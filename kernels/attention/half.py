@@ -25,8 +25,9 @@ def suits(query: Tensor, key: Tensor, scale: float, longest: int) -> bool:
         return False
     if longest * longest > _ELEMENTS:
         return False
-    lengths = [torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).amax() for x in (query, key)]
-    return bool(lengths[0] * lengths[1] * abs(scale) <= LARGEST_SCORE)
+    # Added up in float32 and rounded once, which costs a third of what a copy in float32 would.
+    longest_query, longest_key = (float(torch.linalg.vector_norm(x, dim=-1).amax()) for x in (query, key))
+    return longest_query * longest_key * abs(scale) <= LARGEST_SCORE
 
 
 def half_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, out: Tensor) -> None:
