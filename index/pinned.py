@@ -6,7 +6,7 @@ and back: on 20,000 passages behind 100 small commits a scan took 47 ms that tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -30,14 +30,18 @@ class PinnedTable:
     Attributes:
         table: LanceDB's handle.
         version: Lance's number of the version.
-        schema: of its columns.
-        indexes: what Lance calls the index over each column that has one.
     """
 
     table: AsyncTable
     version: int
-    schema: pa.Schema
-    indexes: Mapping[str, str]
+
+    def schema(self) -> pa.Schema:
+        """What its columns are."""
+        return _run(self.table.schema())
+
+    def indexes(self) -> dict[str, str]:
+        """What Lance calls the index over each column that has one."""
+        return {index.columns[0]: index.index_type for index in _run(self.table.list_indices())}
 
     def scan(self, columns: Sequence[str], where: str | None = None, limit: int | None = None) -> pa.Table:
         """Columns of all rows, or of some that a condition leaves, with `_rowid`, in any order."""
@@ -78,14 +82,15 @@ class PinnedTable:
 
     def unreadable(self) -> list[str]:
         """Columns whose index cannot be read. Lance believes its manifest, and misses files only as it reads them."""
-        width = self.schema.field("vector").type.list_size
+        width = self.schema().field("vector").type.list_size
         held = self.scan(["doc_id"], None, 1)["doc_id"].to_pylist() or [""]
         reads: dict[str, Callable[[], object]] = {
             "words": lambda: self.full_text("a", 1, None),
             "doc_id": lambda: self.scan([], f"doc_id = {quoted(held[0])}", 1),
             "vector": lambda: self.nearest(np.ones(width, np.float32), 1, None, 1, exact=False),
         }
-        return [column for column, read in reads.items() if column in self.indexes and _fails(read)]
+        indexed = self.indexes()
+        return [column for column, read in reads.items() if column in indexed and _fails(read)]
 
     def _query(self, columns: Sequence[str], where: str | None, limit: int | None) -> Any:
         search: Any = self.table.query().with_row_id().select(["_rowid", *columns])
@@ -106,8 +111,7 @@ class Tables:
 
     async def _newest(self, name: str) -> PinnedTable:
         table = await self._connection.open_table(name)
-        indexes = {index.columns[0]: index.index_type for index in await table.list_indices()}
-        return PinnedTable(table, await table.version(), await table.schema(), indexes)
+        return PinnedTable(table, await table.version())
 
 
 def by_row_id(found: pa.Table) -> pa.Table:

@@ -61,11 +61,15 @@ class Snapshot:
         self._table = table
         self._root = root
         self.version = table.version
-        self.vector_index = table.indexes.get("vector", "")
         self.layout = layout
         self._masks: dict[str, NDArray[np.bool_]] = {}
         with lance_errors(root):
             self.rows = self._read_rows(previous.rows if previous is not None else None, follows)
+            # A single commit that brought rows made no index.
+            if previous is not None and self.version == previous.version + 1 and self.rows.fresh:
+                self.vector_index = previous.vector_index
+            else:
+                self.vector_index = table.indexes().get("vector", "")
 
     def _read_rows(self, known: Rows | None, follows: bool) -> Rows:
         if known is not None and follows:
@@ -198,7 +202,8 @@ class Snapshot:
 
     def _take_unique(self, positions: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         if not len(positions):
-            return pa.schema([self._table.schema.field(name) for name in columns]).empty_table()
+            schema = self._table.schema()
+            return pa.schema([schema.field(name) for name in columns]).empty_table()
         fresh = self.rows.fresh
         if fresh is not None and positions[0] >= len(self) - len(fresh) and {*columns} <= {*fresh.column_names}:
             return fresh.select(list(columns)).take(positions - (len(self) - len(fresh)))

@@ -46,7 +46,7 @@ class Upkeep:
             elif column == "doc_id":
                 create_identity_index(self._table)
             else:
-                lance_ann.build(self._table, lance_ann.kind_called(now.indexes[column]))
+                lance_ann.build(self._table, lance_ann.kind_called(now.indexes()[column]))
 
     def count_commit(self) -> None:
         """To be called behind every small commit: compacts where many have come together."""

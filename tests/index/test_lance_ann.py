@@ -7,7 +7,7 @@ import pytest
 
 from decant.index import Chunk, Document, IndexedDocument, Searcher, Store
 from decant.index.accelerator import choose_kind
-from decant.index.lance_ann import KINDS
+from decant.index.lance_ann import KINDS, kind_of
 from decant.index.recall import measure_recall
 from decant.index.testing import HashEncoder
 from decant.index.topk import normalized
@@ -70,6 +70,21 @@ def test_every_kind_finds_what_exact_search_finds_filtered_and_after_commits(kin
         assert store.build_accelerator("exact") == "exact search: as asked for"
         assert store.info()["dense"]["search"] == "exact"
         assert names(searcher.search_vectors(queries[:1], k=3)[0])[0] == "v9000"
+
+
+def test_a_reader_sees_it_come_stay_through_commits_and_go(tmp_path):
+    kind, other = KINDS[0], KINDS[-1]
+    with Store.open(tmp_path / "s", encoder=ENCODER, create=True) as store:
+        put(store, vectors(600, 1))
+        with Store.open(tmp_path / "s", encoder=ENCODER, read_only=True) as reader:
+            seen = []
+            for number, change in enumerate([None, kind, None, None, other, None, "exact", None]):
+                if change is not None:
+                    store.build_accelerator(change)
+                    seen.append(kind_of(reader.snapshot()))
+                put(store, vectors(1, number), 1000 + number)
+                seen.append(kind_of(reader.snapshot()))
+            assert seen == ["", kind, kind, kind, kind, other, other, other, "", "", ""]
 
 
 def test_memory_and_place_choose_it_and_the_reason_is_told():
