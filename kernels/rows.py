@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -74,7 +74,8 @@ class LinearByOneDnn(TorchFunctionMode):
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    if not (_HAS_ONEDNN and input.dim() > 1 and rounds_by_rows(input.dtype, input.device)):
+    plain = type(weight) in (Tensor, nn.Parameter) and weight.dtype is input.dtype
+    if not (_HAS_ONEDNN and plain and input.dim() > 1 and rounds_by_rows(input.dtype, input.device)):
         return functional.linear(input, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
 
