@@ -44,7 +44,9 @@ def test_a_sentence_without_support_is_dropped_or_marked(store, encoder, rules):
     assert marked.text == f"Copper turns green over the years. [1] Zinc sings opera. {UNSUPPORTED_MARK}"
 
 
-@pytest.mark.parametrize("nothing", ["!!! [1]", "the \ufffd\ufffd [1]", "Copper turns\x1b[2J green over the years. [1]"])
+@pytest.mark.parametrize(
+    "nothing", ["!!! [1]", "the \ufffd\ufffd [1]", "Copper turns\x1b[2J green over the years. [1]"]
+)
 def test_what_is_no_text_has_no_support(store, encoder, rules, nothing):
     answer = answer_of(store, encoder, rules, nothing)
     assert answer.generator == "evidence" and len(answer.dropped) == 1
