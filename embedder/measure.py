@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from statistics import median
 from typing import TypeVar
 
@@ -73,7 +74,9 @@ def measure(
         raise InputError("there is nothing to measure: give texts, and at least one round")
     budget = batch_tokens or encoder.batch_tokens
     tokenized = encoder.tokenize(texts, kind)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    counts = {onednn: _operations_of_linear} if onednn is not None else None
+    with FlopCounterMode(display=False, custom_mapping=counts) as counter, torch.no_grad():
         _pass(encoder, tokenized, budget, {})
     lines: list[dict[str, float]] = []
     for _ in range(rounds):
@@ -92,6 +95,11 @@ def measure(
         ceiling_flops_per_second=ceiling(encoder, min(budget, tokens)),
         threads=torch.get_num_threads(),
     )
+
+
+def _operations_of_linear(x: Sequence[int], weight: Sequence[int], *_: object, **__: object) -> int:
+    """What oneDNN's product of these shapes takes; PyTorch counts its own only."""
+    return 2 * prod(x) * weight[0]
 
 
 def measure_threads(
