@@ -51,7 +51,7 @@ def computed_alike(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor
     """Apply linear layers to (rows, in) so that each row is rounded as it is among any others."""
     if not rounds_by_rows(rows.dtype, rows.device):
         return function(rows)
-    filled = functional.pad(rows, (0, 0, 0, max(0, LEAST - len(rows))))
+    filled = rows if len(rows) >= LEAST else functional.pad(rows, (0, 0, 0, LEAST - len(rows)))
     with LinearByOneDnn():
         return function(filled)[: len(rows)]
 
