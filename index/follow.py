@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from .errors import StoreDamaged, lance_errors
 from .files import mark_of
+from .journal import Journal
 from .layout import Layout
 from .meta import META_FILE
 from .pinned import Tables
@@ -26,18 +27,21 @@ class Follower:
         latest: what was last taken up; None before the first.
     """
 
-    def __init__(self, place: Place, layout: Layout, version: Callable[[], int]) -> None:
+    def __init__(self, place: Place, layout: Layout, journal: Journal, version: Callable[[], int]) -> None:
         """Follow a store; `version` asks Lance for the number of its newest version."""
         self.tables = Tables(place.tables)
         self.latest: Snapshot | None = None
         self._place, self._layout, self._version = place, layout, version
         self._watch = VersionWatch(place.folder / LANCE / f"{TABLE}.lance")
+        self._journal = journal
         self._described = ""
         self._guard = threading.RLock()
 
     def snapshot(self) -> Snapshot:
         """The newest version; the same object as long as nobody commits."""
         with self._guard:
+            if self.latest is not None and self._journal.is_still(self.latest.version):
+                return self.latest
             if not self._place.remote:
                 self._watch.version(self._take_up)
             elif self.latest is None or self._version() != self.latest.version:
@@ -54,6 +58,9 @@ class Follower:
             except StoreDamaged as error:
                 newest = snapshot()
                 if newest.version == now.version:
+                    self._forget(now)
+                    newest = snapshot()
+                if newest.version == now.version and not now.by_journal:
                     if lost := now.unreadable_indexes():
                         raise StoreDamaged(
                             f"the store at {self._place} cannot read its index over {', '.join(lost)}: run decant "
@@ -64,6 +71,9 @@ class Follower:
 
     def _take_up(self) -> int:
         """Make the newest version the latest, and return its number."""
+        if self.latest is not None and (found := self._follow_journal(self.latest)):
+            self.latest = found
+            return found.version
         described = self._description()  # before the version is known; compared after the next one is
         tried = 0
         while True:
@@ -72,7 +82,7 @@ class Follower:
                     table = self.tables.newest(TABLE)
                 if self.latest is None or self.latest.version != table.version:
                     follows = bool(self._described) and self._described == self._description()
-                    self.latest = Snapshot(table, self._place, self._layout, self.latest, follows=follows)
+                    self.latest = Snapshot.read(table, self._place, self._layout, self.latest, follows=follows)
                     self._described = described
                 return table.version
             except StoreDamaged:
@@ -80,6 +90,19 @@ class Follower:
                 if newest == tried:
                     raise
                 tried = newest  # a writer's clean-up was faster
+
+    def _follow_journal(self, latest: Snapshot) -> Snapshot | None:
+        """The newest version by the commits that led to it; None where these are not known."""
+        newest = self._watch.newest()
+        entries = self._journal.since(latest.version, newest)
+        return latest.following(entries, newest, lambda: self.tables.at(TABLE, newest)) if entries else None
+
+    def _forget(self, snapshot: Snapshot) -> None:
+        """Have Lance asked for everything anew, where a snapshot's files are gone or damaged."""
+        with self._guard:
+            if self.latest is snapshot:
+                self.latest = None
+                self._watch.forget()
 
     def _description(self) -> str:
         """What `store.json` looks like: going back to an older version writes it anew. Not asked of a bucket."""

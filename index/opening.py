@@ -12,6 +12,7 @@ import lancedb
 
 from .encoder import Encoder
 from .errors import StoreDamaged, StoreError, StoreNotFound, StoreReadOnly, StoreVersionError, lance_errors
+from .journal import RECENT
 from .layout import layout_of
 from .lease import Lease
 from .lexical import create_text_index
@@ -96,7 +97,7 @@ def _create(place: Place, encoder: Encoder, outputs: Sequence[str] | None) -> St
 
 
 def _make_folder(root: Path) -> None:
-    if root.is_dir() and any(entry.name not in (LANCE, LOCK, META_SCRATCH) for entry in root.iterdir()):
+    if root.is_dir() and any(entry.name not in (LANCE, LOCK, META_SCRATCH, RECENT) for entry in root.iterdir()):
         raise StoreError(f"{root} holds other files and no store: choose an empty or a new folder with --store")
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -107,10 +107,16 @@ class Tables:
 
     def newest(self, name: str) -> PinnedTable:
         """A table as it is now. A handle of a connection without a consistency interval looks for nothing newer."""
-        return _run(self._newest(name))
+        return _run(self._open(name))
 
-    async def _newest(self, name: str) -> PinnedTable:
+    def at(self, name: str, version: int) -> PinnedTable:
+        """A table as it was at a version."""
+        return _run(self._open(name, version))
+
+    async def _open(self, name: str, version: int | None = None) -> PinnedTable:
         table = await self._connection.open_table(name)
+        if version is not None:
+            await table.checkout(version)
         return PinnedTable(table, await table.version())
 
 

@@ -15,12 +15,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from .journal import Entry
 from .pinned import PinnedTable, by_row_id
 
 NAMES = ("key", "chunk_id", "doc_id")
 # With more new rows than this all are looked at again; this many steps between versions are remembered.
 MOST_NEW = 512
 MOST_STEPS = 64
+# Bytes of new rows that are kept.
+MOST_RECENT = 16 << 20
+MOST_PIECES = 16
 # The part of a row id that is the place in its fragment.
 PLACE = 0xFFFF_FFFF
 
@@ -52,12 +56,14 @@ class Rows:
 
     Attributes:
         version: of the table.
-        ids: (N,) uint64, rising.
+        ids: (M,) uint64, rising, of the first M rows; what Lance calls the others, which came by the journal, is not
+            known yet, nor in which order they are.
         keys: (N,) int64, see `schema.table_schema`.
         chunk_ids: (N,) bytes, 32 hex digits each.
         documents: (N,) int64, what Python's hash makes of each row's doc_id, of this process only.
         steps: how the last versions led here, oldest first.
-        fresh: columns of the rows that came with the last step, where they were read.
+        recent: columns of the last R rows, R >= N - M, where they are at hand.
+        came: how many of those came with the last step.
     """
 
     version: int
@@ -66,10 +72,16 @@ class Rows:
     chunk_ids: NDArray[np.bytes_]
     documents: NDArray[np.int64]
     steps: tuple[Step, ...] = ()
-    fresh: pa.Table | None = field(default=None, repr=False)
+    recent: pa.Table | None = field(default=None, repr=False)
+    came: int = 0
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.keys)
+
+    @property
+    def fresh(self) -> pa.Table | None:
+        """Columns of the rows that came with the last step, where they are at hand."""
+        return None if self.recent is None else self.recent[len(self.recent) - self.came :]
 
     def moved(self, version: int) -> NDArray[np.int64] | None:
         """`Step.moved` from an older version to this; None where that is not remembered."""
@@ -130,6 +142,51 @@ def next_rows(table: PinnedTable, known: Rows, columns: Sequence[str]) -> Rows |
         np.concatenate([np.delete(known.documents, removed), documents]),
         (*known.steps, Step(known.version, len(known), removed))[-MOST_STEPS:],
         fresh,
+        len(fresh),
+    )
+
+
+def journal_rows(known: Rows, entries: Sequence[Entry], version: int, columns: Sequence[str]) -> Rows | None:
+    """Every row of a version, from those of an older one and the commits since.
+
+    Args:
+        known: the rows of the older version.
+        entries: the commits, oldest first.
+        version: what the last of them made.
+        columns: what to keep of new rows besides their names.
+
+    Returns:
+        None where a row was written again as it was, or too much has come by the journal since Lance was asked.
+    """
+    replaced: set[str] = set()
+    came: list[pa.Table] = []
+    for entry in reversed(entries):
+        rows = entry.rows.select([*dict.fromkeys([*NAMES, *columns])])
+        if not replaced.isdisjoint(entry.documents):
+            rows = rows.filter(pa.array([name not in replaced for name in rows["doc_id"].to_pylist()], pa.bool_()))
+        came.append(rows)
+        replaced.update(entry.documents)
+    fresh = pa.concat_tables(came[::-1])
+    keys, chunk_ids, documents = _names_of(fresh)
+    stay = ~np.isin(known.documents, np.fromiter(map(hash, replaced), np.int64, len(replaced)))
+    removed, held = np.flatnonzero(~stay), len(known.ids)
+    if np.isin(known.keys[removed], keys).any():
+        return None
+    recent = fresh
+    if known.recent is not None:
+        recent = _behind(known.recent, stay[len(known) - len(known.recent) :], fresh)
+    ids = known.ids[stay[:held]]
+    if len(known) - len(removed) + len(fresh) - len(ids) > MOST_NEW or recent.nbytes > MOST_RECENT:
+        return None
+    return Rows(
+        version,
+        ids,
+        np.concatenate([known.keys[stay], keys]),
+        np.concatenate([known.chunk_ids[stay], chunk_ids]),
+        np.concatenate([known.documents[stay], documents]),
+        (*known.steps, Step(known.version, len(known), removed))[-MOST_STEPS:],
+        recent,
+        len(fresh),
     )
 
 
@@ -138,7 +195,7 @@ def _last_rows(
 ) -> tuple[int, NDArray[np.uint64], pa.Table] | None:
     """All rows that came after `known`, the ids of one or more before them, and how many rows come before those."""
     size = 2
-    while size <= MOST_NEW and len(known):
+    while size <= MOST_NEW and len(known) and len(known.ids) == len(known):
         begin = max(0, len(known) - size)
         found = table.last(columns, begin, 2 * MOST_NEW)
         ids = found["_rowid"].to_numpy()
@@ -151,6 +208,17 @@ def _last_rows(
         # New rows fill their fragment from its first place on, so the first one found tells how many come before it.
         size += 2 + (int(ids[0]) & PLACE if len(ids) else size)
     return None
+
+
+def _behind(older: pa.Table, stay: NDArray[np.bool_], fresh: pa.Table) -> pa.Table:
+    """The rows of a table that stay, and fresh ones behind them."""
+    if older.schema != fresh.schema:
+        older = older.select(fresh.column_names).cast(fresh.schema)
+    if not stay.all():
+        older = older.filter(pa.array(stay))
+    joined = pa.concat_tables([older, fresh])
+    # Whatever is asked of a table is asked of each of its pieces.
+    return joined.combine_chunks() if joined.column(0).num_chunks > MOST_PIECES else joined
 
 
 def _places_in(known: Rows, keys: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:

@@ -1,15 +1,16 @@
 """A `Snapshot`: one version of a store's table, and everything that is read from it.
 
 A query reads from one snapshot only, so its vectors, texts and filters agree with each other whatever a writer does
-meanwhile. Rows are addressed by position, 0 to N - 1, in the order of their Lance row ids.
+meanwhile. Rows are addressed by position, 0 to N - 1, in the order of their Lance row ids; those that came by the
+journal are behind all others, as they were committed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +21,10 @@ from scipy.sparse import csr_array
 from .documents import Chunk, Metadata
 from .errors import FilterError, StoreDamaged, lance_errors
 from .filters import metadata_sql, parse_filter
+from .journal import Entry
 from .layout import Layout
 from .pinned import PinnedTable
-from .rows import Rows, next_rows, read_rows
+from .rows import Rows, journal_rows, next_rows, read_rows
 from .schema import chunk_id
 from .topk import normalize
 
@@ -42,14 +44,38 @@ class Snapshot:
 
     def __init__(
         self,
+        rows: Rows,
+        base: PinnedTable,
+        open_table: Callable[[], PinnedTable],
+        root: object,
+        layout: Layout,
+        vector_index: str,
+    ) -> None:
+        """Put the parts together; use `read` or `following`.
+
+        Args:
+            rows: the version's rows.
+            base: a version that has all rows of which Lance's ids are known, this one or an older one.
+            open_table: opens the version.
+            root: what messages call the store.
+            layout: what its rows hold.
+            vector_index: see above.
+        """
+        self.rows, self.version, self.layout, self.vector_index = rows, rows.version, layout, vector_index
+        self._base, self._open, self._root = base, open_table, root
+        self._masks: dict[str, NDArray[np.bool_]] = {}
+
+    @classmethod
+    def read(
+        cls,
         table: PinnedTable,
         root: object,
         layout: Layout,
         previous: Snapshot | None = None,
         *,
         follows: bool = False,
-    ) -> None:
-        """Read which rows there are.
+    ) -> Self:
+        """Ask Lance which rows a version has.
 
         Args:
             table: the version.
@@ -58,25 +84,32 @@ class Snapshot:
             previous: an older one; of a row that it has nothing but the key is read again.
             follows: whether since `previous` the table has not been taken back to an older version.
         """
-        self._table = table
-        self._root = root
-        self.version = table.version
-        self.layout = layout
-        self._masks: dict[str, NDArray[np.bool_]] = {}
         with lance_errors(root):
-            self.rows = self._read_rows(previous.rows if previous is not None else None, follows)
+            known = previous.rows if previous is not None else None
+            rows = next_rows(table, known, _kept_columns(layout)) if known is not None and follows else None
+            rows = rows or read_rows(table, known)
             # A single commit that brought rows made no index.
-            if previous is not None and self.version == previous.version + 1 and self.rows.fresh:
-                self.vector_index = previous.vector_index
+            if previous is not None and rows.version == previous.version + 1 and rows.came:
+                vector_index = previous.vector_index
             else:
-                self.vector_index = table.indexes().get("vector", "")
+                vector_index = table.indexes().get("vector", "")
+        return cls(rows, table, lambda: table, root, layout, vector_index)
 
-    def _read_rows(self, known: Rows | None, follows: bool) -> Rows:
-        if known is not None and follows:
-            columns = [*self._vector_columns, *self._sparse_columns, *HIT_COLUMNS]
-            if rows := next_rows(self._table, known, columns):
-                return rows
-        return read_rows(self._table, known)
+    def following(self, entries: Sequence[Entry], version: int, open_table: Callable[[], PinnedTable]) -> Self | None:
+        """The version that some commits behind this one made; None where they do not tell enough, see `journal_rows`.
+
+        Lance is not asked before something is wanted that only it knows.
+        """
+        rows = journal_rows(self.rows, entries, version, _kept_columns(self.layout))
+        if rows is None:
+            return None
+        # Such commits make no index.
+        return type(self)(rows, self._base, open_table, self._root, self.layout, self.vector_index)
+
+    @property
+    def by_journal(self) -> bool:
+        """Whether Lance was not asked which rows there are."""
+        return self._base.version != self.version
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -99,6 +132,27 @@ class Snapshot:
         return self.rows.moved(older.version)
 
     @cached_property
+    def ids(self) -> NDArray[np.uint64]:
+        """(N,) uint64, what Lance calls each row."""
+        known = self.rows.ids
+        if len(known) == len(self):
+            return known
+        wanted = self.keys[len(known) :]
+        with lance_errors(self._root):
+            last = self._table.last(["key"], len(known), len(wanted) + 1)
+        keys = last["key"].to_numpy()
+        order = np.argsort(keys)
+        places = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), max(0, len(keys) - 1))]
+        if len(keys) != len(wanted) or not np.array_equal(keys[places], wanted):
+            raise StoreDamaged(f"the store at {self._root} and its journal tell of different rows: remove its recent/")
+        return np.concatenate([known, last["_rowid"].to_numpy()[places]])
+
+    @cached_property
+    def _table(self) -> PinnedTable:
+        with lance_errors(self._root):
+            return self._open()
+
+    @cached_property
     def by_key(self) -> NDArray[np.int64]:
         """(N,) positions by rising key."""
         return np.argsort(self.keys, kind="stable")
@@ -109,7 +163,10 @@ class Snapshot:
 
     def positions(self, row_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Where rows with these Lance row ids are; every id must be of this version."""
-        return np.searchsorted(self.rows.ids, row_ids)
+        if (self.ids[1:] > self.ids[:-1]).all():
+            return np.searchsorted(self.ids, row_ids)
+        order = np.argsort(self.ids)
+        return order[np.searchsorted(self.ids, row_ids, sorter=order)]
 
     def take(self, positions: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """The rows at `positions`, in that order, repeats included."""
@@ -201,26 +258,34 @@ class Snapshot:
             return self._table.scan(columns, where)
 
     def _take_unique(self, positions: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-        if not len(positions):
-            schema = self._table.schema()
+        """Rows at rising positions."""
+        recent = self.rows.recent
+        if recent is None or not {*columns} <= {*recent.column_names}:
+            return self._take_stored(self._table, self.ids[positions], columns)
+        begin = len(self) - len(recent)
+        old = positions[: np.searchsorted(positions, begin)]
+        new = recent.select(list(columns)).take(positions[len(old) :] - begin)
+        if not len(old):
+            return new
+        stored = self._take_stored(self._base, self.rows.ids[old], columns)
+        return pa.concat_tables([stored, new.cast(stored.schema)]) if len(new) else stored
+
+    def _take_stored(self, table: PinnedTable, ids: NDArray[np.uint64], columns: Sequence[str]) -> pa.Table:
+        if not len(ids):
+            schema = table.schema()
             return pa.schema([schema.field(name) for name in columns]).empty_table()
-        fresh = self.rows.fresh
-        if fresh is not None and positions[0] >= len(self) - len(fresh) and {*columns} <= {*fresh.column_names}:
-            return fresh.select(list(columns)).take(positions - (len(self) - len(fresh)))
         with lance_errors(self._root):
-            rows = self._table.take(self.rows.ids[positions], columns)
-        if len(rows) < len(positions):
-            lost = len(positions) - len(rows)
+            rows = table.take(ids, columns)
+        if len(rows) < len(ids):
+            lost = len(ids) - len(rows)
             raise StoreDamaged(f"the store at {self._root} has lost {lost} rows: restore a backup")
+        if not (ids[1:] > ids[:-1]).all():
+            rows = rows.take(np.argsort(np.argsort(ids)))
         return rows.drop_columns(["_rowid"])
 
     @property
     def _vector_columns(self) -> list[str]:
-        return ["vector", "router"] if self.layout.router else ["vector"]
-
-    @property
-    def _sparse_columns(self) -> list[str]:
-        return ["terms", "weights"] if self.layout.terms else []
+        return _vector_columns(self.layout)
 
     def _searched(self, rows: pa.Table) -> NDArray[np.float32]:
         parts = [
@@ -263,6 +328,15 @@ def chunk_of(row: dict[str, Any]) -> Chunk:
 def metadata_of(row: dict[str, Any]) -> Metadata:
     """A row's metadata."""
     return cast(Metadata, json.loads(row["metadata"] or "{}"))
+
+
+def _vector_columns(layout: Layout) -> list[str]:
+    return ["vector", "router"] if layout.router else ["vector"]
+
+
+def _kept_columns(layout: Layout) -> list[str]:
+    """What is kept of new rows: whatever a search needs of them."""
+    return [*_vector_columns(layout), *(["terms", "weights"] if layout.terms else []), *HIT_COLUMNS]
 
 
 def _matrix(column: Any) -> NDArray[np.float32]:

@@ -28,10 +28,11 @@ from .encoder import Encoder
 from .errors import BatchError, StoreDamaged, StoreReadOnly, lance_errors
 from .follow import Follower
 from .info import dense_status, describe
+from .journal import RECENT, Journal
 from .meta import META_FILE, StoreMeta
 from .opening import ACCELERATORS, locate, lock_of, model_name
 from .pinned import Tables
-from .place import Place, place_of
+from .place import LANCE, Place, place_of
 from .present import Present, any_of
 from .schema import TABLE, DocumentState, IndexedDocument, describes, rows_of
 from .snapshot import Snapshot, chunk_of, metadata_of
@@ -71,8 +72,9 @@ class Store:
                 f"{place}/{META_FILE} does not describe the tables beside it: restore it from a backup, or index into "
                 "a new folder"
             )
-        self._follower = Follower(place, meta.layout, self._version)
-        self._upkeep = Upkeep(self.table)
+        self._journal = Journal(place.folder / RECENT, place.folder / LANCE / f"{TABLE}.lance")
+        self._follower = Follower(place, meta.layout, self._journal, self._version)
+        self._upkeep = Upkeep(self.table, self._journal)
         self._present = Present(self.table, self.snapshot)
 
     @classmethod
@@ -218,6 +220,7 @@ class Store:
         with self._guard:
             if self._depth == 0:
                 self._lock.acquire()
+                self._journal.begin()
             self._depth += 1
         try:
             self._prove_indexes()
@@ -256,12 +259,14 @@ class Store:
             doc_ids = [entry.document.doc_id for entry in batch]
             with lance_errors(self.place):
                 known = self._present.perhaps_among(doc_ids)
+                self._journal.prepare(doc_ids, rows)
                 if known:
                     merge = self.table.merge_insert("chunk_id").when_matched_update_all()
                     merge = merge.when_not_matched_insert_all().when_not_matched_by_source_delete(any_of(known))
-                    merge.execute(rows)
+                    done = merge.execute(rows)
                 else:
-                    self.table.add(rows)
+                    done = self.table.add(rows)
+                self._journal.commit(done.version)
                 self._upkeep.count_commit()
                 self._present.committed(doc_ids)
 
@@ -270,7 +275,8 @@ class Store:
         with self._writing(), lance_errors(self.place):
             known = self._present.among(sorted(set(doc_ids)))
             if known:
-                self.table.delete(any_of(known))
+                self._journal.prepare(known, rows_of([], self.meta.layout))
+                self._journal.commit(self.table.delete(any_of(known)).version)
                 self._upkeep.count_commit()
                 self._present.committed(())
             return len(known)

@@ -16,6 +16,7 @@ from lancedb.table import Table
 
 from . import lance_ann
 from .identity import create_identity_index, keep_identity_index
+from .journal import Journal
 from .lexical import create_text_index, unindexed_rows
 from .pinned import PinnedTable
 
@@ -33,8 +34,8 @@ FEWEST_COMMITS, MOST_COMMITS = 100, 500
 class Upkeep:
     """Upkeep of one table by its one writer."""
 
-    def __init__(self, table: Table) -> None:
-        self._table = table
+    def __init__(self, table: Table, journal: Journal) -> None:
+        self._table, self._journal = table, journal
         self._commits = 0
 
     def mend(self, now: PinnedTable) -> None:
@@ -75,6 +76,7 @@ class Upkeep:
         if named:
             made = [v["timestamp"] for v in self._table.list_versions() if int(v["version"]) in named]
             keep = max(keep, datetime.now(made[0].tzinfo) - min(made) + timedelta(minutes=1))
-        keep_identity_index(self._table)
-        self._table.optimize(cleanup_older_than=keep, delete_unverified=delete_unverified)
+        with self._journal.still(self._table.version):
+            keep_identity_index(self._table)
+            self._table.optimize(cleanup_older_than=keep, delete_unverified=delete_unverified)
         self._commits = 0

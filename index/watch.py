@@ -6,10 +6,13 @@ A commit puts a file into that folder, and asking Lance means listing it, too, s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 VERSIONS = "_versions"
+MANIFEST = ".manifest"
+# Lance numbers manifests downwards from here, so that the newest comes first; those of old stores upwards.
+_LAST = (1 << 64) - 1
 
 
 class VersionWatch:
@@ -19,6 +22,17 @@ class VersionWatch:
         self._folder = table / VERSIONS
         self._listed: list[str] = []
         self._version = 0
+
+    def forget(self) -> None:
+        """Ask again the next time, whatever is listed then."""
+        self._listed = []
+
+    def newest(self) -> int:
+        """The newest version by the names of the files; 0 where there are none."""
+        try:
+            return max(_numbers(os.listdir(self._folder)), default=0)
+        except OSError:
+            return 0
 
     def version(self, ask: Callable[[], int]) -> int:
         """What `ask` says, or said when the folder held the same files as now."""
@@ -30,3 +44,14 @@ class VersionWatch:
             # Listed before it is asked: a commit between the two is seen again by the next call, not missed.
             self._version, self._listed = ask(), listed
         return self._version
+
+
+def manifest_of(table: Path, version: int) -> Path | None:
+    """The file that makes a version of a table what it is; None where there is none."""
+    names = (f"{_LAST - version:020d}{MANIFEST}", f"{version}{MANIFEST}")
+    return next((path for name in names if (path := table / VERSIONS / name).exists()), None)
+
+
+def _numbers(names: Iterable[str]) -> list[int]:
+    numbers = [int(name.removesuffix(MANIFEST)) for name in names if name.removesuffix(MANIFEST).isdigit()]
+    return [_LAST - number if number > _LAST // 2 else number for number in numbers]
