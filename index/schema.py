@@ -168,12 +168,15 @@ def metadata_json(metadata: Mapping[str, object], doc_id: str) -> str:
     """Metadata as JSON text, keys sorted.
 
     Raises:
-        BatchError: for a value that is not text, a finite number or a truth value.
+        BatchError: for a value that is not text, a finite number or a truth value, or a whole number beyond 64 bits,
+            which Lance would round.
     """
     for key, value in metadata.items():
         finite = not isinstance(value, float) or math.isfinite(value)
         if not isinstance(value, str | int | float) or not finite:
             raise BatchError(f"{doc_id!r}: metadata {key!r} is {value!r}; give text, a finite number, true or false")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise BatchError(f"{doc_id!r}: metadata {key!r} is {value}, beyond 64 bits; give it as text")
     return json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 

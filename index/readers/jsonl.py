@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import codecs
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from .parsed import Parsed, ReadError, Value, one_line
+from .parsed import Parsed, ReadError, Value, as_value, one_line
 
 _KEYS = ("_id", "id")
-_INT64 = 2**63
 
 
 @dataclass(frozen=True)
@@ -87,12 +85,10 @@ def _parse(content: bytes) -> tuple[str, Parsed]:
 
 
 def _plain(value: Any) -> Value | None:
-    if value is None or isinstance(value, (str, bool)):
-        return value
-    if isinstance(value, int) and -_INT64 <= value < _INT64:
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, (str, int, float)):
+        return as_value(value)
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from .decoding import decode
-from .parsed import Parsed, Value, one_line
+from .parsed import Parsed, Value, as_value, one_line
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)(?:\r?\n)(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 # A title stands near the top; parsing whole books for it would cost more than chunking them.
@@ -46,8 +46,8 @@ def front_matter(head: str) -> tuple[dict[str, Value], str]:
 
 
 def _plain(value: object) -> Value | None:
-    if isinstance(value, (str, int, float, bool)):
-        return value
+    if isinstance(value, (str, int, float)):
+        return as_value(value)
     if isinstance(value, (datetime.date, datetime.datetime)):
         return value.isoformat()
     return None

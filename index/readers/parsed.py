@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from ...embedder.errors import DecantError
 
 Value = str | int | float | bool
+_INT64 = 2**63
 
 
 class ReadError(DecantError):
@@ -26,6 +28,13 @@ class Parsed:
     text: str
     title: str = ""
     metadata: dict[str, Value] = field(default_factory=dict[str, Value])
+
+
+def as_value(value: Value) -> Value:
+    """A field as it can be stored: numbers that are none, infinite, or whole and beyond 64 bits become their text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return str(value) if isinstance(value, int) and not -_INT64 <= value < _INT64 else value
 
 
 def one_line(text: str, limit: int = 200) -> str:

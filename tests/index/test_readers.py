@@ -351,3 +351,9 @@ def test_megabytes_pass_to_the_worker_and_back(isolated: Isolated) -> None:
 def test_the_format_follows_from_the_name(name: str, media: str | None) -> None:
     found = format_of(Path(name))
     assert (found.media if found else None) == media
+
+
+def test_numbers_that_cannot_be_stored_become_text():
+    """They would stop a whole batch at the store's door."""
+    parsed = read_markdown(f"---\nrating: .nan\nhigh: -.inf\nid: {2**63}\nyear: {2**63 - 1}\n---\ntext\n".encode())
+    assert parsed.metadata == {"rating": "nan", "high": "-inf", "id": str(2**63), "year": 2**63 - 1}
