@@ -115,9 +115,10 @@ class Tables:
 
     async def _open(self, name: str, version: int | None = None) -> PinnedTable:
         table = await self._connection.open_table(name)
-        if version is not None:
+        newest = await table.version()
+        if version is not None and version != newest:
             await table.checkout(version)
-        return PinnedTable(table, await table.version())
+        return PinnedTable(table, version or newest)
 
 
 def by_row_id(found: pa.Table) -> pa.Table:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self, cast
 
@@ -40,6 +41,7 @@ class Snapshot:
         layout: what its rows hold.
         rows: its N rows by position.
         vector_index: what Lance calls its own index over the vectors; empty where there is none.
+        asked: whether a search needed Lance, as those by words and under filters do.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Snapshot:
         """
         self.rows, self.version, self.layout, self.vector_index = rows, rows.version, layout, vector_index
         self._base, self._open, self._root = base, open_table, root
+        self.asked = False
         self._masks: dict[str, NDArray[np.bool_]] = {}
 
     @classmethod
@@ -85,7 +88,7 @@ class Snapshot:
             follows: whether since `previous` the table has not been taken back to an older version.
         """
         with lance_errors(root):
-            known = previous.rows if previous is not None else None
+            known = previous.known[0] if previous is not None else None
             rows = next_rows(table, known, _kept_columns(layout)) if known is not None and follows else None
             rows = rows or read_rows(table, known)
             # A single commit that brought rows made no index.
@@ -100,11 +103,19 @@ class Snapshot:
 
         Lance is not asked before something is wanted that only it knows.
         """
-        rows = journal_rows(self.rows, entries, version, _kept_columns(self.layout))
+        known, base = self.known
+        rows = journal_rows(known, entries, version, _kept_columns(self.layout))
         if rows is None:
             return None
         # Such commits make no index.
-        return type(self)(rows, self._base, open_table, self._root, self.layout, self.vector_index)
+        return type(self)(rows, base, open_table, self._root, self.layout, self.vector_index)
+
+    @property
+    def known(self) -> tuple[Rows, PinnedTable]:
+        """The rows with all of Lance's names that have been asked for, and a version that has rows of those names."""
+        if "ids" in vars(self):
+            return replace(self.rows, ids=self.ids), self._table
+        return self.rows, self._base
 
     @property
     def by_journal(self) -> bool:
@@ -208,6 +219,7 @@ class Snapshot:
         Raises:
             FilterError: it cannot be parsed, or no document has a metadata field that it names.
         """
+        self.asked = True
         if source not in self._masks:
             sql = self.filter_sql(source)
             found = self.scan([], sql)["_rowid"].to_numpy()
@@ -229,6 +241,7 @@ class Snapshot:
 
     def full_text(self, query: str, limit: int, where: str | None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Positions and BM25 scores of at most `limit` rows, best first; ties at the end cut anywhere."""
+        self.asked = True
         with lance_errors(self._root):
             found = self._table.full_text(query, limit, where)
         return self.positions(found["_rowid"].to_numpy()), found["_score"].to_numpy()
@@ -242,6 +255,7 @@ class Snapshot:
         self, query: NDArray[np.float32], limit: int, where: str | None, probes: int, *, exact: bool
     ) -> NDArray[np.int64]:
         """Positions of rows near a (D,) query by Lance's own vector index, or by its scan of all of them."""
+        self.asked = True
         with lance_errors(self._root):
             found = self._table.nearest(query, limit, where, probes, exact=exact)
         return np.unique(self.positions(found["_rowid"].to_numpy()))
@@ -259,16 +273,17 @@ class Snapshot:
 
     def _take_unique(self, positions: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """Rows at rising positions."""
-        recent = self.rows.recent
-        if recent is None or not {*columns} <= {*recent.column_names}:
-            return self._take_stored(self._table, self.ids[positions], columns)
-        begin = len(self) - len(recent)
+        held = self.rows.recent
+        recent = held if held is not None and {*columns} <= {*held.column_names} else None
+        begin = len(self) - (0 if recent is None else len(recent))
         old = positions[: np.searchsorted(positions, begin)]
-        new = recent.select(list(columns)).take(positions[len(old) :] - begin)
-        if not len(old):
+        new = None if recent is None else recent.select(list(columns)).take(positions[len(old) :] - begin)
+        if new is not None and not len(old):
             return new
-        stored = self._take_stored(self._base, self.rows.ids[old], columns)
-        return pa.concat_tables([stored, new.cast(stored.schema)]) if len(new) else stored
+        named = not len(old) or old[-1] < len(self.rows.ids)
+        table, ids = (self._base, self.rows.ids) if named else (self._table, self.ids)
+        stored = self._take_stored(table, ids[old], columns)
+        return stored if new is None or not len(new) else pa.concat_tables([stored, new.cast(stored.schema)])
 
     def _take_stored(self, table: PinnedTable, ids: NDArray[np.uint64], columns: Sequence[str]) -> pa.Table:
         if not len(ids):

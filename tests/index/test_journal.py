@@ -198,3 +198,13 @@ def test_many_commits_at_once_are_one_step(store, searcher, no_lance):
     assert len(now) == 80 - 8 + 4 + 9
     moved = now.moved(before)
     assert (moved >= 0).sum() == 72 and (before.keys[moved[:-1] >= 0] == now.keys[moved[moved >= 0]]).all()
+
+
+def test_who_searches_by_words_takes_up_from_lance_at_once(store, searcher):
+    """Lance is asked anyway then; asking for the rows alone afterwards took longer."""
+    for number, (mode, by_journal) in enumerate(
+        [("lexical", True), ("lexical", False), ("dense", False), ("dense", True)]
+    ):
+        store.replace([indexed("new", f"zebra {number}\n", ENCODER)])
+        assert texts(searcher, f"zebra {number}", mode=mode)[0] == f"zebra {number}"
+        assert searcher.store.snapshot().by_journal == by_journal
