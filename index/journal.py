@@ -1,7 +1,7 @@
 """The last small commits as they were written, so that a reader on this machine takes one up without asking Lance.
 
 Opening a version of the table and finding its last rows takes Lance 8 ms of a search that takes 4, and 12 beside a busy
-writer; reading them from here takes a tenth. The table stays the one truth: an entry is written before its commit, and
+writer; reading them from here takes a quarter. The table stays the one truth: an entry is written before its commit, and
 counts only once it bears the commit's name, the version's number and what its manifest looks like on the disk. Where
 there is no such entry, or a damaged one, the reader asks Lance.
 """
