@@ -72,9 +72,11 @@ class Follower:
     def _take_up(self) -> int:
         """Make the newest version the latest, and return its number."""
         # Where searches ask Lance anyway (by words, under filters), all is asked at once.
-        if self.latest is not None and not self.latest.asked and (found := self._follow_journal(self.latest)):
-            self.latest = found
-            return found.version
+        if self.latest is not None and not self.latest.asked:
+            found = self._follow_journal(self.latest)
+            if found is not None:
+                self.latest = found
+                return found.version
         described = self._description()  # before the version is known; compared after the next one is
         tried = 0
         while True:

@@ -52,12 +52,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Rows:
-    """The N rows of one version by position, in the order of their row ids.
+    """The N rows of one version by position, in the order of their row ids, but for those that came by the journal.
 
     Attributes:
         version: of the table.
-        ids: (M,) uint64, rising, of the first M rows; what Lance calls the others, which came by the journal, is not
-            known yet, nor in which order they are.
+        ids: (M,) uint64, of the first M rows; what Lance calls the others, which came by the journal, is not known yet.
         keys: (N,) int64, see `schema.table_schema`.
         chunk_ids: (N,) bytes, 32 hex digits each.
         documents: (N,) int64, what Python's hash makes of each row's doc_id, of this process only.

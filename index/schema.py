@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from scipy.sparse import csr_array, vstack
 from .documents import Chunk, Document
 from .errors import BatchError
 from .layout import Layout
+from .readers.parsed import as_value
 
 SCHEMA_VERSION = 2
 TABLE = "chunks"
@@ -168,15 +168,15 @@ def metadata_json(metadata: Mapping[str, object], doc_id: str) -> str:
     """Metadata as JSON text, keys sorted.
 
     Raises:
-        BatchError: for a value that is not text, a finite number or a truth value, or a whole number beyond 64 bits,
-            which Lance would round.
+        BatchError: for a value that is not text, a finite number or a truth value, or a whole number beyond 64 bits
+            with sign: Lance rounds larger ones.
     """
     for key, value in metadata.items():
-        finite = not isinstance(value, float) or math.isfinite(value)
-        if not isinstance(value, str | int | float) or not finite:
-            raise BatchError(f"{doc_id!r}: metadata {key!r} is {value!r}; give text, a finite number, true or false")
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise BatchError(f"{doc_id!r}: metadata {key!r} is {value}, beyond 64 bits; give it as text")
+        if not isinstance(value, str | int | float) or as_value(value) is not value:
+            raise BatchError(
+                f"{doc_id!r}: metadata {key!r} is {value!r}; give text, a finite number (a whole one below 2^63), true "
+                "or false"
+            )
     return json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 

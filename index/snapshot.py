@@ -90,7 +90,8 @@ class Snapshot:
         with lance_errors(root):
             known = previous.known[0] if previous is not None else None
             rows = next_rows(table, known, _kept_columns(layout)) if known is not None and follows else None
-            rows = rows or read_rows(table, known)
+            if rows is None:
+                rows = read_rows(table, known)
             # A single commit that brought rows made no index.
             if previous is not None and rows.version == previous.version + 1 and rows.came:
                 vector_index = previous.vector_index
@@ -197,7 +198,7 @@ class Snapshot:
             return self._all_vectors()
         if 2 * len(positions) > len(self):
             return self._all_vectors()[positions]
-        return self._searched(self.take(positions, self._vector_columns))
+        return self._searched(self.take(positions, _vector_columns(self.layout)))
 
     def places_of_chunks(self, chunks: Sequence[Chunk]) -> NDArray[np.int64]:
         """Positions of chunks that this snapshot holds."""
@@ -298,14 +299,11 @@ class Snapshot:
             rows = rows.take(np.argsort(np.argsort(ids)))
         return rows.drop_columns(["_rowid"])
 
-    @property
-    def _vector_columns(self) -> list[str]:
-        return _vector_columns(self.layout)
-
     def _searched(self, rows: pa.Table) -> NDArray[np.float32]:
+        widths = (self.layout.dimension, self.layout.router)
         parts = [
             np.concatenate([np.zeros((0, width), np.float32), *map(_matrix, rows[name].chunks)])
-            for name, width in zip(self._vector_columns, (self.layout.dimension, self.layout.router), strict=False)
+            for name, width in zip(_vector_columns(self.layout), widths, strict=False)
         ]
         if len(parts) == 1:
             return parts[0]
@@ -318,7 +316,7 @@ class Snapshot:
         matrix = np.empty((len(self), self.layout.width), np.float32)
         filled = 0
         with lance_errors(self._root):
-            for batch in self._table.batches(self._vector_columns):
+            for batch in self._table.batches(_vector_columns(self.layout)):
                 matrix[self.positions(batch["_rowid"].to_numpy())] = self._searched(pa.Table.from_batches([batch]))
                 filled += batch.num_rows
         if filled != len(self):

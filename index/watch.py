@@ -53,5 +53,6 @@ def manifest_of(table: Path, version: int) -> Path | None:
 
 
 def _numbers(names: Iterable[str]) -> list[int]:
-    numbers = [int(name.removesuffix(MANIFEST)) for name in names if name.removesuffix(MANIFEST).isdigit()]
+    stems = [name.removesuffix(MANIFEST) for name in names if name.endswith(MANIFEST)]
+    numbers = [int(stem) for stem in stems if stem.isdigit()]
     return [_LAST - number if number > _LAST // 2 else number for number in numbers]

@@ -159,7 +159,7 @@ BAD_BATCHES = {
     "not the document's text": _bad(GOOD, chunks=[GOOD.chunks[0], Chunk("a", 1, 3, 8, "two\n")]),
     "numbered from 0": _bad(GOOD, chunks=GOOD.chunks[::-1]),
     "empty doc_id": _bad(GOOD, document=Document("", "one\ntwo\n")),
-    "beyond 64 bits": _bad(GOOD, document=replace(GOOD.document, metadata={"x": 2**63})),
+    "metadata 'x' is 9223372036854775808": _bad(GOOD, document=replace(GOOD.document, metadata={"x": 2**63})),
     "metadata 'x' is nan": _bad(GOOD, document=replace(GOOD.document, metadata={"x": float("nan")})),
     "metadata 'x' is [1]": _bad(GOOD, document=replace(GOOD.document, metadata={"x": [1]})),
     "not Unicode": [indexed("s", "plain\n", ENCODER, title="\ud800")],
