@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +45,19 @@ def decoder_folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def letters(tmp_path: Path) -> Path:
+    """A folder with questions of four articles to train on, in `qa.jsonl.gz`."""
+    rows = [
+        {"query": f"Which letter {i}?", "positive": f"It is {letter} here.", "title": f"t{i % 4}", "answers": [letter],
+         "answer_start": 6}
+        for i, letter in enumerate("abcdefgh" * 4)
+    ]  # fmt: skip
+    with gzip.open(tmp_path / "qa.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from decant.embedder.errors import DecantError
 from decant.rag.reader.recipe import ReaderRecipe
@@ -22,31 +20,6 @@ from decant.rag.xc.training import XcTrainer
 RECIPES = Path(__file__).parents[3] / "recipes"
 
 
-@pytest.fixture(scope="module")
-def decoder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("decoder")
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=None, eos_token_id=1, initializer_range=0.2,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    rows = [
-        {"query": "Which letter?", "positive": f"It is {letter} here.", "title": f"t{i % 4}", "answers": [letter],
-         "answer_start": 6}
-        for i, letter in enumerate("abcdefgh" * 4)
-    ]  # fmt: skip
-    with gzip.open(tmp_path / "qa.jsonl.gz", "wt") as file:
-        file.writelines(json.dumps({**row, "query": f"{row['query']} {i}"}) + "\n" for i, row in enumerate(rows))
-    return tmp_path
-
-
 def recipe(decoder: Path, **changes: object) -> XcRecipe:
     sizes = {"blocks": 2, "stride": 1, "hidden": 32, "heads": 4, "kv_heads": 2, "inner": 64, "context_tokens": 32}
     steps = {"steps": 60, "warmup_steps": 5, "checkpoint_steps": 20, "batch_questions": 8, "learning_rate": 1e-2}
@@ -56,8 +29,8 @@ def recipe(decoder: Path, **changes: object) -> XcRecipe:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_the_right_context_is_worth_more_than_another(decoder, data, tmp_path, weight):
-    trainer = XcTrainer(data, tmp_path / "run", recipe(decoder, teacher_weight=weight, repeat_share=0.3))
+def test_the_right_context_is_worth_more_than_another(decoder_folder, letters, tmp_path, weight):
+    trainer = XcTrainer(letters, tmp_path / "run", recipe(decoder_folder, teacher_weight=weight, repeat_share=0.3))
     base = {name: value.clone() for name, value in trainer.model.base.state_dict().items()}
     trainer.run()
     with (tmp_path / "run" / "loss.csv").open(newline="") as file:
@@ -69,18 +42,18 @@ def test_the_right_context_is_worth_more_than_another(decoder, data, tmp_path, w
     assert right < wrong
     plain = {name: value for name, value in trainer.model.base.state_dict().items() if name in base}
     assert all(torch.equal(value, base[name]) for name, value in plain.items())
-    again = XcDecoder.load(tmp_path / "run" / "adapter", LlamaForCausalLM.from_pretrained(decoder))
+    again = XcDecoder.load(tmp_path / "run" / "adapter", LlamaForCausalLM.from_pretrained(decoder_folder))
     ids, context = torch.arange(4)[None], torch.randn(5, 32)
     with torch.no_grad():
         expected = trainer.model(ids, trainer.model.remember(context, [5])).logits
         torch.testing.assert_close(again(ids, again.remember(context, [5])).logits, expected)
 
 
-def test_recipes_that_ship_are_read(monkeypatch, decoder):
-    monkeypatch.setenv("MODEL", str(decoder))
+def test_recipes_that_ship_are_read(monkeypatch, decoder_folder):
+    monkeypatch.setenv("MODEL", str(decoder_folder))
     kinds = {path.name: type(rag_recipe(path)) for path in sorted(RECIPES.glob("xc-*.yaml"))}
     assert set(kinds.values()) == {XcRecipe, ReaderRecipe}
-    assert rag_recipe(RECIPES / "xc-llama.yaml").model == str(decoder)
+    assert rag_recipe(RECIPES / "xc-llama.yaml").model == str(decoder_folder)
     assert rag_recipe(RECIPES / "own-pairs.yaml") is None
 
 
