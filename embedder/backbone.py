@@ -39,6 +39,9 @@ from .spec import Attention
 
 log = logging.getLogger(__name__)
 
+# With fewer tokens each, batches at once are slower than one after the other.
+_LEAST_TOKENS = 512
+
 Engine = Literal["packed", "equal-length"]
 
 
@@ -183,6 +186,12 @@ class Backbone:
         """What products are computed in: `int8`, or the name of `dtype`."""
         int8 = self._lean is not None and self._lean.products is Int8Product
         return "int8" if int8 else str(self.dtype).removeprefix("torch.")
+
+    def batches_at_once(self, tokens: int) -> int:
+        """Into how many batches to divide so many tokens, to be computed by a thread each, see `in_parallel`."""
+        if self._lean is None or self._lean.overheard:
+            return 1
+        return max(1, min(torch.get_num_threads(), tokens // _LEAST_TOKENS))
 
     @property
     def embedding_rows(self) -> int:

@@ -20,7 +20,8 @@ from torch.nn import functional
 from ..kernels.attention import PackedLayout
 from .embeddings import Embeddings
 from .errors import InputError
-from .packing import pack_by_length
+from .packing import pack_by_length, pack_evenly
+from .parallel import in_parallel
 from .router import RouterHead
 from .tokenization import TextTokenizer, TokenizedTexts, Truncate
 from .transfer import Rows, sent
@@ -31,23 +32,34 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Forward:
-    """One forward of the backbone.
+class Batch:
+    """Texts side by side.
 
     Attributes:
-        texts: (batch,) which texts it read.
+        texts: (batch,) which texts they are.
         ids: (total_tokens,) token ids.
-        hidden: (total_tokens, H) last hidden states.
         layout: where each text lies.
         keep: (total_tokens,) bool, the tokens to pool; None for all.
-        heard: the router's logits where they were listened to.
     """
 
     texts: NDArray[np.int64]
     ids: Tensor
-    hidden: Tensor
     layout: PackedLayout
     keep: Tensor | None
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What the backbone made of a batch.
+
+    Attributes:
+        batch: what it read.
+        hidden: (total_tokens, H) last hidden states.
+        heard: the router's logits where they were listened to.
+    """
+
+    batch: Batch
+    hidden: Tensor
     heard: list[list[Tensor]]
 
 
@@ -55,31 +67,57 @@ def forwards(
     encoder: TokenEncoder, tokenized: TokenizedTexts, batch_tokens: int | None, listener: RouterHead | None = None
 ) -> Iterator[Forward]:
     """Read all texts, packed by length under a budget of tokens; the order is the packing's."""
-    for texts, ids, layout, keep in token_batches(encoder, tokenized, batch_tokens):
-        with listener.listening() if listener else nullcontext([]) as heard:
-            hidden = encoder.backbone(ids, layout)
-        yield Forward(texts, ids, hidden, layout, keep, heard)
+    for batch in token_batches(encoder, tokenized, batch_tokens):
+        yield forward(encoder, batch, listener)
 
 
-def token_batches(
-    encoder: TokenEncoder, tokenized: TokenizedTexts, batch_tokens: int | None
-) -> Iterator[tuple[NDArray[np.int64], Tensor, PackedLayout, Tensor | None]]:
-    """Pack all texts by length under a budget of tokens: which texts, their ids, where they lie, what to pool.
+def forward(encoder: TokenEncoder, batch: Batch, listener: RouterHead | None = None) -> Forward:
+    """Run the backbone over a batch."""
+    with listener.listening() if listener else nullcontext([]) as heard:
+        hidden = encoder.backbone(batch.ids, batch.layout)
+    return Forward(batch, hidden, heard)
+
+
+def token_batches(encoder: TokenEncoder, tokenized: TokenizedTexts, batch_tokens: int | None) -> Iterator[Batch]:
+    """All batches one after the other; raises as `in_batches`."""
+    for texts in in_batches(encoder, tokenized, batch_tokens, alone=True)[0]:
+        yield token_batch(encoder, tokenized, texts)
+
+
+def in_batches(
+    encoder: TokenEncoder, tokenized: TokenizedTexts, batch_tokens: int | None, *, alone: bool
+) -> tuple[list[NDArray[np.int64]], int]:
+    """Pack all texts by length under a budget of tokens: which texts stand together, and how many batches at once.
+
+    Args:
+        encoder: what is to read them.
+        tokenized: the texts.
+        batch_tokens: the budget; None for what is quickest, a text more or less.
+        alone: whether each batch needs the backbone to itself.
 
     Raises:
         InputError: for a budget below one token.
     """
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"batch_tokens must be at least 1, not {batch_tokens}")
-    backbone = encoder.backbone
     lengths = [len(ids) for ids in tokenized.ids]
-    for texts in pack_by_length(lengths, batch_tokens or encoder.batch_tokens):
-        layout = backbone.layout([lengths[i] for i in texts])
-        ids = sent(np.concatenate([tokenized.ids[i] for i in texts]).astype(np.int64), backbone.device)
-        keep = None
-        if (pool_from := tokenized.pool_from[texts]).any():
-            keep = layout.position_ids() >= sent(pool_from, backbone.device)[layout.sequence_ids()]
-        yield texts, ids, layout, keep
+    at_once = 1 if alone else encoder.backbone.batches_at_once(sum(lengths))
+    if batch_tokens is None and at_once > 1:
+        order = pack_evenly(lengths, encoder.batch_tokens, at_once)
+    else:
+        order = pack_by_length(lengths, batch_tokens or encoder.batch_tokens)
+    return order, min(at_once, len(order))
+
+
+def token_batch(encoder: TokenEncoder, tokenized: TokenizedTexts, texts: NDArray[np.int64]) -> Batch:
+    """Put (batch,) texts side by side."""
+    device = encoder.backbone.device
+    layout = encoder.backbone.layout([len(tokenized.ids[i]) for i in texts])
+    ids = sent(np.concatenate([tokenized.ids[i] for i in texts]).astype(np.int64), device)
+    keep = None
+    if (pool_from := tokenized.pool_from[texts]).any():
+        keep = layout.position_ids() >= sent(pool_from, device)[layout.sequence_ids()]
+    return Batch(texts, ids, layout, keep)
 
 
 @torch.inference_mode()
@@ -100,15 +138,25 @@ def represent(
     router = Rows(count, listener.experts, device) if listener else None
     sparse_head = encoder.sparse_head if "sparse" in outputs else None
     parts: list[csr_array] = []
-    order: list[NDArray[np.int64]] = []
-    for made in forwards(encoder, tokenized, batch_tokens, listener):
-        order.append(made.texts)
-        if dense is not None:
-            dense.add(head(made.hidden, made.layout, made.keep, dimensions, normalize=normalize))
-        if router is not None and listener is not None:
-            router.add(listener(made.heard, made.layout, made.keep))
-        if sparse_head is not None:
-            parts.append(sparse_head.rows(made.hidden, made.ids, made.layout, made.keep))
+
+    @torch.inference_mode()
+    def read(texts: NDArray[np.int64]) -> tuple[Tensor | None, Tensor | None, csr_array | None]:
+        made = forward(encoder, batch := token_batch(encoder, tokenized, texts), listener)
+        where = batch.layout, batch.keep
+        return (
+            head(made.hidden, *where, dimensions, normalize=normalize) if dense is not None else None,
+            listener(made.heard, *where) if listener else None,
+            sparse_head.rows(made.hidden, batch.ids, *where) if sparse_head else None,
+        )
+
+    order, at_once = in_batches(encoder, tokenized, batch_tokens, alone=listener is not None)
+    for vectors, routes, terms in in_parallel(read, order, at_once):
+        if dense is not None and vectors is not None:
+            dense.add(vectors)
+        if router is not None and routes is not None:
+            router.add(routes)
+        if terms is not None:
+            parts.append(terms)
     place = np.concatenate(order) if order else np.empty(0, np.int64)
     return Embeddings(
         np.array([len(ids) for ids in tokenized.ids], np.int32),
@@ -131,12 +179,13 @@ def token_vectors(
     special = torch.tensor(source.all_special_ids, dtype=torch.long, device=encoder.backbone.device)
     found: dict[int, NDArray[np.float32]] = {}
     for made in forwards(encoder, tokenized, batch_tokens):
-        own = ~torch.isin(made.ids, special)
-        own = own if made.keep is None else own & made.keep
+        batch = made.batch
+        own = ~torch.isin(batch.ids, special)
+        own = own if batch.keep is None else own & batch.keep
         rows = functional.normalize(made.hidden[own].float(), dim=-1).cpu().numpy()
-        counts = torch.bincount(made.layout.sequence_ids()[own].long(), minlength=len(made.texts))
+        counts = torch.bincount(batch.layout.sequence_ids()[own].long(), minlength=len(batch.texts))
         ends = counts.cumsum(0)[:-1].tolist()
-        found.update(zip(made.texts.tolist(), np.split(rows, ends), strict=True))
+        found.update(zip(batch.texts.tolist(), np.split(rows, ends), strict=True))
     return [found[i] for i in range(len(texts))]
 
 

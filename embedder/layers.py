@@ -48,5 +48,5 @@ def layer_states(
     """
     if not texts:
         raise InputError("there is no text to read")
-    for texts_read, ids, layout, keep in token_batches(encoder, encoder.tokenize(texts, kind), batch_tokens):
-        yield LayerStates(texts_read, encoder.backbone.layers(ids, layout), layout, keep)
+    for batch in token_batches(encoder, encoder.tokenize(texts, kind), batch_tokens):
+        yield LayerStates(batch.texts, encoder.backbone.layers(batch.ids, batch.layout), batch.layout, batch.keep)

@@ -12,14 +12,15 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..kernels.attention import PackedLayout
 from .encoder import Encoder
 from .errors import InputError
-from .packing import pack_by_length
+from .forwards import forward, forwards, in_batches, token_batch
+from .parallel import in_parallel
 from .tokenization import TokenizedTexts
 
 T = TypeVar("T")
@@ -35,7 +36,8 @@ class Measurement:
         texts: how many.
         tokens: theirs, everything around them included.
         seconds: of one pass.
-        stages: seconds by stage: tokenising, laying out batches, the decoder, pooling and what follows it.
+        stages: seconds by stage: tokenising, laying out batches, the decoder, pooling and what follows it; the
+            mean of the threads that read batches at once.
         flops: floating-point operations of one pass, counted as it ran.
         ceiling_flops_per_second: rate of the model's own matrix products alone, at the batch's number of tokens.
         threads: threads of one operation on a CPU.
@@ -72,27 +74,30 @@ def measure(
     """
     if not texts or rounds < 1:
         raise InputError("there is nothing to measure: give texts, and at least one round")
-    budget = batch_tokens or encoder.batch_tokens
     tokenized = encoder.tokenize(texts, kind)
     onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     counts = {onednn: _operations_of_linear} if onednn is not None else None
     with FlopCounterMode(display=False, custom_mapping=counts) as counter, torch.no_grad():
-        _pass(encoder, tokenized, budget, {})
+        for made in forwards(encoder, tokenized, batch_tokens):
+            if "dense" in encoder.outputs:
+                encoder.head(made.hidden, made.batch.layout)
+    passes: list[float] = []
     lines: list[dict[str, float]] = []
     for _ in range(rounds):
         spent: dict[str, float] = {}
+        start = time.perf_counter()
         tokenized = _timed(encoder, spent, "tokenize", lambda: encoder.tokenize(texts, kind))
-        with torch.inference_mode():
-            _pass(encoder, tokenized, budget, spent)
+        _pass(encoder, tokenized, batch_tokens, spent)
+        passes.append(time.perf_counter() - start)
         lines.append(spent)
     tokens = sum(len(ids) for ids in tokenized.ids)
     return Measurement(
         texts=len(texts),
         tokens=tokens,
-        seconds=median(sum(line.values()) for line in lines),
+        seconds=median(passes),
         stages={stage: median(line.get(stage, 0.0) for line in lines) for stage in STAGES},
         flops=counter.get_total_flops(),
-        ceiling_flops_per_second=ceiling(encoder, min(budget, tokens)),
+        ceiling_flops_per_second=ceiling(encoder, min(batch_tokens or encoder.batch_tokens, tokens)),
         threads=torch.get_num_threads(),
     )
 
@@ -136,20 +141,22 @@ def measure_threads(
     return {number: tokens / median(seconds[1:]) for number, seconds in spent.items()}
 
 
-def _pass(encoder: Encoder, tokenized: TokenizedTexts, budget: int, spent: dict[str, float]) -> None:
-    lengths = [len(ids) for ids in tokenized.ids]
-    batches = _timed(encoder, spent, "pack", lambda: pack_by_length(lengths, budget))
-    for batch in batches:
-        ids, layout = _timed(encoder, spent, "pack", lambda batch=batch: _laid_out(encoder, tokenized, batch.tolist()))
-        hidden = _timed(encoder, spent, "backbone", lambda ids=ids, layout=layout: encoder.backbone(ids, layout))
+def _pass(encoder: Encoder, tokenized: TokenizedTexts, batch_tokens: int | None, spent: dict[str, float]) -> None:
+    """Compute as `represent` does; where several batches are read at once, a stage takes the mean of their threads'."""
+
+    @torch.inference_mode()
+    def read(texts: NDArray[np.int64]) -> dict[str, float]:
+        own: dict[str, float] = {}
+        batch = _timed(encoder, own, "pack", lambda: token_batch(encoder, tokenized, texts))
+        made = _timed(encoder, own, "backbone", lambda: forward(encoder, batch))
         if "dense" in encoder.outputs:
-            _timed(encoder, spent, "head", lambda hidden=hidden, layout=layout: encoder.head(hidden, layout).cpu())
+            _timed(encoder, own, "head", lambda: encoder.head(made.hidden, batch.layout).cpu())
+        return own
 
-
-def _laid_out(encoder: Encoder, tokenized: TokenizedTexts, batch: list[int]) -> tuple[Tensor, PackedLayout]:
-    rows = [tokenized.ids[i] for i in batch]
-    layout = encoder.backbone.layout([len(row) for row in rows])
-    return torch.from_numpy(np.concatenate(rows)).long().to(encoder.backbone.device), layout
+    order, at_once = _timed(encoder, spent, "pack", lambda: in_batches(encoder, tokenized, batch_tokens, alone=False))
+    for own in in_parallel(read, order, at_once):
+        for stage, seconds in own.items():
+            spent[stage] = spent.get(stage, 0.0) + seconds / at_once
 
 
 def _timed(encoder: Encoder, spent: dict[str, float], stage: str, work: Callable[[], T]) -> T:

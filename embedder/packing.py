@@ -35,3 +35,17 @@ def pack_by_length(lengths: Sequence[int], budget_tokens: int) -> list[NDArray[n
     if begin < len(order):
         batches.append(order[begin:])
     return batches
+
+
+def pack_evenly(lengths: Sequence[int], budget_tokens: int, multiple: int) -> list[NDArray[np.int64]]:
+    """Split texts as `pack_by_length` into a multiple of so many batches of about as many tokens each.
+
+    A batch may hold part of a text more than `budget_tokens`; where texts are few, there are fewer batches.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    ends = np.cumsum(np.asarray(lengths, dtype=np.int64)[order])
+    total = int(ends[-1]) if len(ends) else 0
+    count = multiple * max(1, -(-total // (multiple * budget_tokens)))
+    middles = ends - np.asarray(lengths, dtype=np.int64)[order] / 2
+    cuts = np.searchsorted(middles, total * np.arange(1, count) / count)
+    return [part for part in np.split(order, cuts) if len(part)]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decant.embedder.packing import pack_by_length
+from decant.embedder.packing import pack_by_length, pack_evenly
 
 Lengths = st.lists(st.integers(1, 50), max_size=60)
 
@@ -47,3 +47,17 @@ def test_budget_must_be_positive(budget: int) -> None:
 
 def test_indices_are_integers() -> None:
     assert pack_by_length([2, 1], 10)[0].dtype == np.int64
+
+
+@given(Lengths, st.integers(1, 120), st.integers(1, 5))
+def test_even_batches_are_about_equal(lengths: list[int], budget: int, multiple: int) -> None:
+    batches = pack_evenly(lengths, budget, multiple)
+    assert [lengths[i] for batch in batches for i in batch] == sorted(lengths, reverse=True)
+    assert sorted(int(i) for batch in batches for i in batch) == list(range(len(lengths)))
+    sizes = [sum(lengths[i] for i in batch) for batch in batches]
+    wanted = multiple * max(1, -(-sum(lengths) // (multiple * budget)))
+    longest = max(lengths, default=0)
+    assert all(abs(size - sum(lengths) / wanted) <= longest for size in sizes)
+    assert all(size <= budget + longest for size in sizes)
+    if sum(lengths) > wanted * longest:
+        assert len(batches) == wanted
