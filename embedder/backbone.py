@@ -22,7 +22,7 @@ from ..kernels.rows import LinearByOneDnn, alike_rows, rounds_by_rows
 from .errors import ModelError, UnsupportedModelError
 from .families import NEEDS_PADDING, NOT_BIDIRECTIONAL, NOT_PACKED, WINDOW_ONE_WIDER
 from .graphs import Replays, cannot_record
-from .lean import LeanDecoder, refusal
+from .lean import LeanDecoder, few_sizes, refusal
 from .model_config import (
     elementwise_widths,
     first_position,
@@ -223,9 +223,7 @@ class Backbone:
             return torch.cat([self(input_ids[tokens], own) for tokens, own in parts])
         if self._replays is not None and (hidden := self._replays(input_ids, layout)) is not None:
             return hidden
-        if rounds_by_rows(self.dtype, self.device):
-            return self._filled(input_ids, layout)
-        return self._packed(input_ids, layout)
+        return self._filled(input_ids, layout)
 
     def layers(self, input_ids: Tensor, layout: PackedLayout) -> list[Tensor]:
         """Compute the hidden states behind the embeddings and behind each layer, the last one's normed.
@@ -248,9 +246,12 @@ class Backbone:
         return [states[0] for states in output.hidden_states]
 
     def _filled(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
-        """Compute as many rows as it takes for each to be what it is in any other batch, to the last bit."""
-        total = layout.total_tokens
-        rows = alike_rows(total, self._widths, gelu=self._gelu)
+        """Compute as many rows as products are compiled for, and each must be what it is in any other batch."""
+        rows = total = layout.total_tokens
+        if self._prepared() is not None:
+            rows = few_sizes(rows)
+        if rounds_by_rows(self.dtype, self.device):
+            rows = alike_rows(rows, self._widths, gelu=self._gelu)
         if rows == total:
             return self._packed(input_ids, layout)
         return self._packed(functional.pad(input_ids, (0, rows - total)), layout.filled(rows))[:total]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from decant.embedder import Encoder, EncoderSpec, products
 from decant.embedder.errors import ModelError, VerificationError
-from decant.embedder.lean import FAMILIES, LeanDecoder, refusal
+from decant.embedder.lean import FAMILIES, LeanDecoder, few_sizes, refusal
 from decant.embedder.measuring import random_ids
 from decant.embedder.products import Int8Product, Product, unavailable
 from decant.embedder.verify import verify_encoder
@@ -212,3 +212,37 @@ def test_int8_that_cannot_be_is_refused(model_folder: Callable[..., Any], monkey
     monkeypatch.setattr(products, "_has", lambda _: False)
     with pytest.raises(ModelError, match="no int8 for llama here: this processor has no VNNI"):
         Encoder.load(model_folder(), dtype="int8")
+
+
+def test_products_are_compiled_for_few_numbers_of_rows() -> None:
+    sizes = [few_sizes(rows) for rows in range(5000)]
+    assert all(rows <= size <= max(rows * 17 / 16 + 8, 8) for rows, size in enumerate(sizes))
+    assert sizes == sorted(sizes)
+    assert [few_sizes(size) for size in sizes] == sizes
+    assert len(set(sizes)) < 110
+    assert few_sizes(0) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_fills_a_batch_up_is_never_seen(
+    encoder_of: EncoderOf, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    if reason := unavailable(getattr(torch, dtype)):
+        pytest.skip(reason)
+    encoder = Encoder.load(encoder_of().path, dtype=dtype, verify=False)
+    met: list[int] = []
+    forward = LeanDecoder.__call__
+
+    def watched(self: LeanDecoder, ids: Tensor, layout: Any) -> Tensor:
+        met.append(len(ids))
+        return forward(self, ids, layout)
+
+    monkeypatch.setattr(LeanDecoder, "__call__", watched)
+    texts = ["a", "two words", "a sentence of nine words that is read here"]
+    alone = [encoder.encode(text).dense[0] for text in texts]
+    together = encoder.encode(texts)
+    assert sum(together.tokens) not in met
+    assert {few_sizes(rows) for rows in met} == set(met)
+    assert together.dense.shape == (3, encoder.dimension)
+    for row, own in zip(together.dense, alone, strict=True):
+        assert float(row @ own) == pytest.approx(1, abs=1e-6 if dtype == "float32" else 1e-3)
