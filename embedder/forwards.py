@@ -63,12 +63,15 @@ class Forward:
     heard: list[list[Tensor]]
 
 
-def forwards(
-    encoder: TokenEncoder, tokenized: TokenizedTexts, batch_tokens: int | None, listener: RouterHead | None = None
-) -> Iterator[Forward]:
-    """Read all texts, packed by length under a budget of tokens; the order is the packing's."""
-    for batch in token_batches(encoder, tokenized, batch_tokens):
-        yield forward(encoder, batch, listener)
+def forwards(encoder: TokenEncoder, tokenized: TokenizedTexts, batch_tokens: int | None) -> Iterator[Forward]:
+    """Read all texts, packed by length under a budget of tokens; the order is the packing's. Raises as `in_batches`."""
+    order, at_once = in_batches(encoder, tokenized, batch_tokens)
+
+    @torch.inference_mode()
+    def read(texts: NDArray[np.int64]) -> Forward:
+        return forward(encoder, token_batch(encoder, tokenized, texts))
+
+    return in_parallel(read, order, at_once)
 
 
 def forward(encoder: TokenEncoder, batch: Batch, listener: RouterHead | None = None) -> Forward:
@@ -85,7 +88,7 @@ def token_batches(encoder: TokenEncoder, tokenized: TokenizedTexts, batch_tokens
 
 
 def in_batches(
-    encoder: TokenEncoder, tokenized: TokenizedTexts, batch_tokens: int | None, *, alone: bool
+    encoder: TokenEncoder, tokenized: TokenizedTexts, batch_tokens: int | None, *, alone: bool = False
 ) -> tuple[list[NDArray[np.int64]], int]:
     """Pack all texts by length under a budget of tokens: which texts stand together, and how many batches at once.
 

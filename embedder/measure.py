@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .encoder import Encoder
 from .errors import InputError
-from .forwards import forward, forwards, in_batches, token_batch
+from .forwards import forward, in_batches, token_batch, token_batches
 from .parallel import in_parallel
 from .tokenization import TokenizedTexts
 
@@ -78,9 +78,11 @@ def measure(
     onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     counts = {onednn: _operations_of_linear} if onednn is not None else None
     with FlopCounterMode(display=False, custom_mapping=counts) as counter, torch.no_grad():
-        for made in forwards(encoder, tokenized, batch_tokens):
+        # One after the other: the counter sees what its own thread computes.
+        for batch in token_batches(encoder, tokenized, batch_tokens):
+            hidden = forward(encoder, batch).hidden
             if "dense" in encoder.outputs:
-                encoder.head(made.hidden, made.batch.layout)
+                encoder.head(hidden, batch.layout)
     passes: list[float] = []
     lines: list[dict[str, float]] = []
     for _ in range(rounds):
@@ -153,7 +155,7 @@ def _pass(encoder: Encoder, tokenized: TokenizedTexts, batch_tokens: int | None,
             _timed(encoder, own, "head", lambda: encoder.head(made.hidden, batch.layout).cpu())
         return own
 
-    order, at_once = _timed(encoder, spent, "pack", lambda: in_batches(encoder, tokenized, batch_tokens, alone=False))
+    order, at_once = _timed(encoder, spent, "pack", lambda: in_batches(encoder, tokenized, batch_tokens))
     for own in in_parallel(read, order, at_once):
         for stage, seconds in own.items():
             spent[stage] = spent.get(stage, 0.0) + seconds / at_once

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..embedder.encoder import Encoder
-from ..embedder.packing import pack_by_length
+from ..embedder.forwards import forwards
 from .errors import AnswerError
 
 
@@ -67,15 +67,11 @@ def encode_states(encoder: Encoder, texts: Sequence[str], kind: str = "document"
             )
         kept.append((own, offsets[own]))
     out: list[States | None] = [None] * len(texts)
-    lengths = [len(ids) for ids in tokenized.ids]
-    budget = encoder.batch_tokens
-    for batch in pack_by_length(lengths, budget):
-        layout = encoder.backbone.layout([lengths[i] for i in batch])
-        ids = torch.from_numpy(np.concatenate([tokenized.ids[i] for i in batch])).long().to(encoder.backbone.device)
-        hidden = encoder.backbone(ids, layout).to(torch.float16).cpu().numpy()
+    for made in forwards(encoder, tokenized, None):
+        hidden = made.hidden.to(torch.float16).cpu().numpy()
         start = 0
-        for i in batch:
+        for i in made.batch.texts:
             own, offsets = kept[i]
             out[i] = States(tokenized.ids[i][own], offsets, hidden[start + own])
-            start += lengths[i]
+            start += len(tokenized.ids[i])
     return [states for states in out if states is not None]

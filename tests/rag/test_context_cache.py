@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import ks_2samp
 
 from decant.embedder import Encoder, EncoderSpec
@@ -72,6 +73,22 @@ def test_states_are_the_encoders_own_and_have_their_place_in_the_text(encoder):
         vector = states.hidden.astype(np.float32).mean(0)
         dense = encoder.encode([text]).dense[0]
         np.testing.assert_allclose(vector / np.linalg.norm(vector), dense, atol=2e-3)
+
+
+def test_states_of_many_passages_are_those_of_each(encoder):
+    texts = [f"Passage {i} speaks of {'many ' * (i % 7)}things." for i in range(80)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert encoder.backbone.batches_at_once(sum(map(len, texts))) > 1
+        many = encode_states(encoder, texts)
+    finally:
+        torch.set_num_threads(before)
+    for text, own in zip(texts, many, strict=True):
+        [alone] = encode_states(encoder, [text])
+        assert np.array_equal(own.ids, alone.ids)
+        assert np.array_equal(own.offsets, alone.offsets)
+        assert np.array_equal(own.hidden, alone.hidden)
 
 
 def test_hits_are_counted_and_equal_what_was_computed():
