@@ -83,6 +83,12 @@ def damage(path):
     path.write_bytes(raw)
 
 
+def change_a_letter(path):
+    raw = path.read_bytes()
+    assert b"zebra" in raw
+    path.write_bytes(raw.replace(b"zebra", b"cobra"))
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-9])
 
@@ -92,7 +98,7 @@ def of_another_file(path):
     os.utime(manifest, ns=(1, 1))
 
 
-@pytest.mark.parametrize("spoil", [damage, cut, of_another_file, Path.unlink])
+@pytest.mark.parametrize("spoil", [damage, change_a_letter, cut, of_another_file, Path.unlink])
 def test_what_is_not_the_commit_is_not_believed(store, searcher, spoil):
     store.replace([indexed("new", "a zebra\n", ENCODER)])
     [*_, path] = entries(store)
