@@ -248,7 +248,7 @@ class Backbone:
     def _filled(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
         """Compute as many rows as products are compiled for, and each must be what it is in any other batch."""
         rows = total = layout.total_tokens
-        if self._prepared() is not None:
+        if self._lean is not None and torch.is_inference_mode_enabled():
             rows = few_sizes(rows)
         if rounds_by_rows(self.dtype, self.device):
             rows = alike_rows(rows, self._widths, gelu=self._gelu)

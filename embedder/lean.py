@@ -104,7 +104,7 @@ def refusal(model: PreTrainedModel, products: type[AnyProduct] = Product) -> str
 
 
 def few_sizes(rows: int) -> int:
-    """Return how many rows to compute in place of `rows`: up to a sixteenth more, of 16 sizes between powers of two.
+    """Return how many rows to compute in place of `rows`: a sixteenth or 7 more, 16 sizes between powers of two.
 
     oneDNN compiles a product for each number of rows that it meets, in up to 50 ms, and keeps a thousand of them.
     """
