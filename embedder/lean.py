@@ -2,9 +2,8 @@
 
 Between the matrix products of a small model an equal time goes into what joins them. Here query, key and value are one
 product, the weight of a norm is multiplied into the product behind it, weights are laid out once for oneDNN, and the
-activation, the gate and the residual are added inside the products; or the products are those of 8-bit integers. Every
-load proves it against transformers' own forward (`verify.reference_parity`); families that are not listed run through
-transformers unchanged.
+activation is computed inside its product; or the products are those of 8-bit integers. Every load proves it against
+transformers' own forward (`verify.reference_parity`); families that are not listed run through transformers unchanged.
 """
 
 from __future__ import annotations
@@ -156,14 +155,14 @@ def _attend(layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, layout: PackedLa
         layout.trace.append(layer.module)
     context = attention(query, key, value, layout, scale=layer.scale)
     mixed: Any = layer.out.entering(context.flatten(1))
-    return layer.out.plus(mixed, x)
+    return layer.out(mixed).add_(x)
 
 
 def _feed_forward(layer: _Layer, x: Tensor) -> Tensor:
     """One layer's gated feed-forward part added to the residual stream, (total_tokens, H)."""
     normed: Any = layer.gate.normed(x, layer.epsilon)
-    inner: Any = layer.down.entering(layer.up.times(normed, layer.gate.silu(normed)))
-    return layer.down.plus(inner, x)
+    inner: Any = layer.down.entering(layer.up(normed).mul_(layer.gate.silu(normed)))
+    return layer.down(inner).add_(x)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Linear layers with their weights laid out for oneDNN once, and with what follows computed inside the product.
+"""Linear layers with their weights laid out for oneDNN once, and with an activation computed inside the product.
 
 `Product` multiplies in the model's own format, `Int8Product` in 8-bit integers, which processors with VNNI do twice as
 fast as bfloat16. Rows go in through `entering` and `normed`, so that the layers need not know which they have.
@@ -58,14 +58,6 @@ class Product:
         """Return the product behind a SiLU."""
         return _mkldnn._linear_pointwise(x, self.weight, self.bias, "swish", [], "")
 
-    def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """Return the product multiplied by `other`, (tokens, out)."""
-        return _mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "mul")
-
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """Return the product plus `other`, (tokens, out)."""
-        return _mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
-
 
 @dataclass(frozen=True)
 class Codes:
@@ -117,26 +109,14 @@ class Int8Product:
 
     def __call__(self, x: Codes) -> Tensor:
         """Return (tokens, out)."""
-        y = self._unscaled(x)
+        y = _onednn.qlinear_pointwise(
+            x.rows, 1.0, 128, self.weight, self.steps, self.zeros, None, 1.0, 0, x.steps.dtype, "none", [], ""
+        )
         return y.mul_(x.steps) if self.bias is None else torch.addcmul(self.bias, y, x.steps)
 
     def silu(self, x: Codes) -> Tensor:
         """Return the product behind a SiLU."""
         return functional.silu(self(x), inplace=True)
-
-    def times(self, x: Codes, other: Tensor) -> Tensor:
-        """Return the product multiplied by `other`, (tokens, out)."""
-        return self(x).mul_(other)
-
-    def plus(self, x: Codes, other: Tensor) -> Tensor:
-        """Return the product plus `other`, (tokens, out)."""
-        y = torch.addcmul(other, self._unscaled(x), x.steps)
-        return y if self.bias is None else y.add_(self.bias)
-
-    def _unscaled(self, x: Codes) -> Tensor:
-        return _onednn.qlinear_pointwise(
-            x.rows, 1.0, 128, self.weight, self.steps, self.zeros, None, 1.0, 0, x.steps.dtype, "none", [], ""
-        )
 
 
 AnyProduct = Product | Int8Product
