@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from decant.index import Searcher, Store
+from decant.index.errors import StoreDamaged
 from decant.index.journal import MOST_ENTRIES, MOST_ROWS, RECENT
 from decant.index.pinned import PinnedTable, Tables
 from decant.index.schema import TABLE, rows_of
@@ -167,6 +168,32 @@ def test_a_reader_whose_files_are_cleaned_up_reads_the_new_ones(store, searcher)
         assert {*texts(searcher, "fresh", mode="dense", k=5)} == {f"fresh {i}" for i in range(5)}
     store.optimize()
     assert {*texts(searcher, "fresh", mode="dense+sparse", k=5)} == {f"fresh {i}" for i in range(5)}
+
+
+def test_lance_is_asked_where_a_commit_from_the_journal_cannot_be_read(store, searcher):
+    store.replace([indexed("new", "a zebra\n", ENCODER)])
+    tried = []
+
+    def run(snapshot):
+        tried.append(snapshot.by_journal)
+        if snapshot.by_journal:
+            raise StoreDamaged("its files are gone")
+        return len(snapshot)
+
+    assert searcher.store.read(run) == 81
+    assert tried == [True, False]
+
+
+def test_damage_that_lance_sees_as_well_is_reported_once_it_was_asked_anew(store, searcher):
+    tried = []
+
+    def run(snapshot):
+        tried.append(snapshot)
+        raise StoreDamaged("its rows are gone")
+
+    with pytest.raises(StoreDamaged, match="rows are gone"):
+        searcher.store.read(run)
+    assert len(tried) == 1 and searcher.store.snapshot() is not tried[0]
 
 
 def test_entries_are_few_small_and_gone_behind_optimize(store, searcher):
