@@ -22,6 +22,7 @@ from ..kernels.rows import LinearByOneDnn, alike_rows, rounds_by_rows
 from .errors import ModelError, UnsupportedModelError
 from .families import NEEDS_PADDING, NOT_BIDIRECTIONAL, NOT_PACKED, WINDOW_ONE_WIDER
 from .graphs import Replays, cannot_record
+from .heap import keep_freed_memory
 from .lean import LeanDecoder, few_sizes, refusal
 from .model_config import (
     elementwise_widths,
@@ -156,6 +157,8 @@ class Backbone:
             raise ModelError(f"no int8 for {model_type(self.config)} here: {reason}; choose another dtype")
         chosen = choose("layers", self.device, reason, "onednn" if int8 else None)
         self._lean = LeanDecoder(self.model, products) if chosen == "onednn" else None
+        if self._lean is not None:
+            keep_freed_memory()
         if asked_for("forward") == "graph":
             why = cannot_record(self.engine, choose("attention", self.device), rope_types(self.config))
             choose("forward", self.device, why)
