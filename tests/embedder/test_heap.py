@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from decant.embedder import Encoder, backbone
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 
@@ -53,3 +56,14 @@ def test_what_the_user_has_set_stays(setting: dict[str, str]) -> None:
     told, count = faults(**setting)
     assert told == [False, False]
     assert count > 10_000
+
+
+@pytest.mark.parametrize(("layers", "calls"), [("onednn", 1), ("torch", 0)])
+def test_a_model_with_prepared_layers_asks_for_it(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, layers: str, calls: int
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(backbone, "keep_freed_memory", lambda: asked.append(True))
+    monkeypatch.setenv("DECANT_KERNELS", f"layers={layers}")
+    Encoder.load(tiny_model, dtype="float32", verify=False)
+    assert len(asked) == calls
