@@ -165,10 +165,12 @@ class Store:
         row = self._rows(doc_id, columns, "ordinal = 0")[0]
         return Document(row["doc_id"], row["document"], row["title"], row["path"], row["media"], metadata_of(row))
 
-    def media(self, doc_ids: Sequence[str]) -> dict[str, str]:
-        """What kind of text each document is, see `Document.media`; one that is not there is left out."""
-        rows = self.read(lambda snapshot: snapshot.scan(["doc_id", "media"], f"ordinal = 0 AND {any_of(doc_ids)}"))
-        return dict(zip(rows["doc_id"].to_pylist(), rows["media"].to_pylist(), strict=True))
+    def texts(self, doc_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """Whole text and kind of each document, see `Document.media`; one that is not there is left out."""
+        columns = ["doc_id", "document", "media"]
+        rows = self.read(lambda snapshot: snapshot.scan(columns, f"ordinal = 0 AND {any_of(doc_ids)}"))
+        texts, media = rows["document"].to_pylist(), rows["media"].to_pylist()
+        return dict(zip(rows["doc_id"].to_pylist(), zip(texts, media, strict=True), strict=True))
 
     def text(self, doc_id: str) -> str:
         """A document's whole text; KeyError if it is not there."""

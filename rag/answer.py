@@ -23,7 +23,8 @@ class Citation:
 
     Attributes:
         number: from 1, what `[1]` in the answer's text refers to.
-        score: how far above the store's ordinary passages the sentence is, in standard deviations.
+        score: how far above the store's ordinary passages the sentence is, in standard deviations; of a quotation
+            with the judge's part, see `AnswerRules`.
     """
 
     number: int
@@ -38,7 +39,7 @@ class Citation:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a generator read and wrote, in tokens; zeros where nothing was generated.
+    """What a generator, or the judge of quotations, read and wrote, in tokens; zeros where there was neither.
 
     Attributes:
         prompt_tokens: tokens of question, history and passages, those read from a cache included.

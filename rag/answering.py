@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator as Yields
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from ..index.documents import Hit
@@ -16,9 +16,10 @@ from .answer import Answer, Citation, Message
 from .citing import Citer
 from .conversation import condense
 from .errors import AnswerError
-from .evidence import Evidence, find_evidence
-from .generation import NO_ANSWER, Excerpt, Generator, Source, Task
+from .evidence import Evidence, find_evidence, says_more
+from .generation import NO_ANSWER, Excerpt, Generator, Judge, Source, Task
 from .grounding import UNSUPPORTED_MARK, Claim, around, read_claims, supporting
+from .sentences import Sentence
 
 AS_QUOTED = "evidence"
 # A passage's further sentences are evidence where they score this share of the strongest of all.
@@ -34,7 +35,9 @@ class AnswerRules:
         mode: how, see `Searcher.search`.
         sentences: the most sentences an answer quotes.
         word_weight: see `find_evidence`.
-        threshold: the strongest sentence must score this much, or the documents are not quoted.
+        judge_weight: standard deviations that a nat of the judge's log-odds is worth, where there is a judge.
+        threshold: the strongest sentence must score this much, the judge's part included, or the documents are not
+            quoted.
         floor: the strongest sentence must score this much, or no generator is asked.
         share: further sentences must score at least this share of the strongest.
         support: share of a written sentence's words that the sentences cited for it must hold.
@@ -46,6 +49,7 @@ class AnswerRules:
     mode: str = "hybrid"
     sentences: int = 3
     word_weight: float = 4.0
+    judge_weight: float = 0.3
     threshold: float = 6.3
     floor: float = 4.0
     share: float = 0.8
@@ -69,12 +73,18 @@ class Answerer:
         rules: AnswerRules | None = None,
         *,
         generator: Generator | None = None,
+        judge: Judge | None = None,
     ) -> None:
-        """Raises `StoreMismatch` if the encoder is not the store's."""
+        """Put the parts together; see `rag.generators.choosing` for generators and for the judge of quotations.
+
+        Raises:
+            StoreMismatch: the encoder is not the store's.
+        """
         self._store = store
         self._encoder = encoder
         self._searcher = Searcher(store, encoder)
         self.generator = generator
+        self.judge = judge
         self.rules = rules or AnswerRules()
 
     @property
@@ -134,11 +144,12 @@ class Answerer:
         task = Task(
             question, query, _sources(found, hits), tuple(history), tenant=tenant, max_tokens=self.rules.max_tokens
         )
-        least = self.rules.threshold if self.generator is None else min(self.rules.floor, self.rules.threshold)
-        if not found or found[0].score < least:
+        if not found:
             return self._abstain(task)
         if self.generator is None:
-            return self._quote(task, found, note="")
+            return self._quote(task, self._judged(task, found), note="")
+        if found[0].score < min(self.rules.floor, self.rules.threshold):
+            return self._abstain(task)
         return self._write(task, found, self.generator)
 
     def retrieve(
@@ -172,17 +183,19 @@ class Answerer:
     def _quote(
         self, task: Task, found: Sequence[Evidence], *, note: str, dropped: tuple[str, ...] = ()
     ) -> Iterator[str | Answer]:
-        """The strongest sentences, each once, as the documents have them."""
+        """The strongest sentences, each once, as the documents have them; nothing where the strongest is weak."""
         citer = Citer(self._store)
         parts: list[str] = []
-        for evidence in self._quotable(found):
+        for evidence in self._quotable(task.query, found) if found[0].score >= self.rules.threshold else ():
             weak = citer.citations and evidence.score < self.rules.share * citer.citations[0].score
             if len(citer.citations) == self.rules.sentences or weak:
                 break
-            text = evidence.sentence.text
-            if any(text == other.text for other in citer.citations) or (number := citer.cite(evidence)) is None:
+            if any(_repeats(evidence, other) for other in citer.citations):
                 continue
-            parts.append(f"{' ' if parts else ''}{text} [{number}]")
+            if (number := citer.cite(evidence, whole=True)) is None:
+                continue
+            before = "" if not parts else "\n\n" if "\n" in parts[-1] else " "
+            parts.append(before + _quoted(evidence.sentence, citer.citations[number - 1]))
             if len(parts) == 1 and citer.citations[0].score < self.rules.threshold:
                 parts.clear()  # the sentence that was strong enough is gone from the store
                 break
@@ -192,10 +205,24 @@ class Answerer:
             return
         yield self._answer(task, "".join(parts), citer.citations, AS_QUOTED, note, dropped)
 
-    def _quotable(self, found: Sequence[Evidence]) -> Sequence[Evidence]:
-        """Prose, where any of it is strong enough; else front matter, headings and table rows as well."""
-        prose = [evidence for evidence in found if evidence.sentence.prose]
-        return prose if prose and prose[0].score >= self.rules.threshold else found
+    def _judged(self, task: Task, found: Sequence[Evidence]) -> Sequence[Evidence]:
+        """The sentences with what the judge says of them, the strongest first."""
+        if self.judge is None or not self.rules.judge_weight:
+            return found
+        odds = self.judge.odds(task, found)
+        judged = [
+            replace(evidence, score=evidence.score + self.rules.judge_weight * float(own))
+            for evidence, own in zip(found, odds, strict=True)
+        ]
+        return sorted(judged, key=lambda evidence: -evidence.score)
+
+    def _quotable(self, query: str, found: Sequence[Evidence]) -> Sequence[Evidence]:
+        """Prose that does more than repeat the question, where any of it is strong enough; else all there is.
+
+        That is front matter, headings, table rows and code as well.
+        """
+        told = [e for e in found if e.sentence.prose and (says_more(query, e.sentence.text) or _introduces(e))]
+        return told if told and told[0].score >= self.rules.threshold else found
 
     def _write(self, task: Task, found: Sequence[Evidence], generator: Generator) -> Iterator[str | Answer]:
         """What the generator writes, each sentence behind its check."""
@@ -225,7 +252,7 @@ class Answerer:
         elif not parts:
             why = "nothing it wrote is supported by the documents" if dropped else "it was not sure of an answer"
             note = f"not by {generator.name}, {why}: quoted instead"
-            yield from self._quote(task, found, note=note, dropped=tuple(dropped))
+            yield from self._quote(task, self._judged(task, found), note=note, dropped=tuple(dropped))
         else:
             yield self._answer(task, "".join(parts), citer.citations, generator.name, "", tuple(dropped))
 
@@ -268,6 +295,23 @@ def _sources(found: Sequence[Evidence], hits: Sequence[Hit]) -> tuple[Source, ..
         near = tuple(e for e in inside if e.score >= best or e.score >= _QUOTE_SHARE * found[0].score)
         sources.append(Source(len(sources) + 1, hit, near))
     return tuple(sources)
+
+
+def _introduces(evidence: Evidence) -> bool:
+    return evidence.sentence.text.endswith(":")
+
+
+def _repeats(evidence: Evidence, cited: Citation) -> bool:
+    """Whether a citation says a sentence already: in other words nowhere, or as a part of what it introduces."""
+    inside = cited.start_char <= evidence.start_char and evidence.end_char <= cited.end_char
+    return evidence.sentence.text == cited.text or (inside and evidence.hit.chunk.doc_id == cited.doc_id)
+
+
+def _quoted(sentence: Sentence, cited: Citation) -> str:
+    """Prose on one line, its number, and what it introduces or what is no prose line by line, as it stands."""
+    lead = " ".join(sentence.text.split()) if sentence.prose else sentence.text
+    behind = cited.text[len(sentence.text) :].strip("\r\n")
+    return f"{lead} [{cited.number}]" + (f"\n\n{behind}" if behind else "")
 
 
 def _is_no_answer(text: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..index.store import Store
 from .answer import Citation
 from .evidence import Evidence
+from .introduced import introduced
 
 
 class Citer:
@@ -16,26 +17,31 @@ class Citer:
         self.citations: list[Citation] = []
         self.rejected = 0
 
-    def cite(self, evidence: Evidence) -> int | None:
-        """Return the number of the citation for a sentence; None if the store does not hold it there any more."""
-        place = (evidence.hit.chunk.doc_id, evidence.start_char, evidence.end_char)
-        for known in self.citations:
-            if (known.doc_id, known.start_char, known.end_char) == place:
-                return known.number
-        if not self._holds(evidence):
+    def cite(self, evidence: Evidence, *, whole: bool = False) -> int | None:
+        """Return the number of the citation for a sentence; None if the store does not hold it there any more.
+
+        `whole` takes what the sentence introduces along, see `introduced`.
+        """
+        hit = evidence.hit
+        start, end = evidence.start_char, evidence.end_char
+        text = self._text(hit.chunk.doc_id)
+        if text is None or text[start:end] != evidence.sentence.text:
             self.rejected += 1
             return None
+        if whole:
+            end = introduced(text, start, end)
+        for known in self.citations:
+            if (known.doc_id, known.start_char, known.end_char) == (hit.chunk.doc_id, start, end):
+                return known.number
         number = len(self.citations) + 1
-        hit, text = evidence.hit, evidence.sentence.text
-        self.citations.append(Citation(number, place[0], hit.path, hit.title, place[1], place[2], text, evidence.score))
+        place = (hit.chunk.doc_id, hit.path, hit.title, start, end)
+        self.citations.append(Citation(number, *place, text[start:end], evidence.score))
         return number
 
-    def _holds(self, evidence: Evidence) -> bool:
-        doc_id = evidence.hit.chunk.doc_id
+    def _text(self, doc_id: str) -> str | None:
         if doc_id not in self._texts:
             try:
                 self._texts[doc_id] = self._store.text(doc_id)
             except KeyError:
                 self._texts[doc_id] = None
-        text = self._texts[doc_id]
-        return text is not None and text[evidence.start_char : evidence.end_char] == evidence.sentence.text
+        return self._texts[doc_id]

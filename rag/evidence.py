@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..index.documents import Hit
+from ..index.documents import Chunk, Hit
 from ..index.encoder import Encoder
 from ..index.schema import chunk_id
 from ..index.store import Store
+from .markup import open_fence
 from .reference import reference_vectors
 from .sentences import Sentence, split_sentences
 
@@ -98,8 +99,8 @@ def find_evidence(
         encoder: the store's encoder.
         word_weight: standard deviations that holding all of the question's words is worth.
     """
-    media = store.media([hit.chunk.doc_id for hit in hits]) if hits else {}
-    places = [(hit, s) for hit in hits for s in split_sentences(hit.chunk.text, media.get(hit.chunk.doc_id, "text"))]
+    texts = store.texts([hit.chunk.doc_id for hit in hits]) if hits else {}
+    places = [(hit, sentence) for hit in hits for sentence in _sentences(hit.chunk, *texts.get(hit.chunk.doc_id, ()))]
     if not places:
         return []
     asked = _dense(encoder, [question], "query")[0]
@@ -117,6 +118,11 @@ def find_evidence(
     return sorted(found, key=lambda evidence: -evidence.score)
 
 
+def says_more(question: str, text: str) -> bool:
+    """Whether a text has a word or number of matter that the question does not have: what has none answers nothing."""
+    return not set(_WORD.findall(text.lower())) <= _FORM | set(_WORD.findall(question.lower()))
+
+
 def content_words(text: str) -> frozenset[str]:
     """Words of a question that carry its matter, lower-cased; all of them where none does."""
     words = frozenset(_WORD.findall(text.lower()))
@@ -126,6 +132,11 @@ def content_words(text: str) -> frozenset[str]:
 def overlap(wanted: frozenset[str], text: str) -> float:
     """Share of the wanted words that the text holds."""
     return len(wanted & set(_WORD.findall(text.lower()))) / len(wanted) if wanted else 0.0
+
+
+def _sentences(chunk: Chunk, document: str = "", media: str = "text") -> list[Sentence]:
+    fence = open_fence(document[: chunk.start_char]) if media == "markdown" else ""
+    return split_sentences(chunk.text, media, fence=fence)
 
 
 def _dense(encoder: Encoder, texts: list[str], kind: str) -> NDArray[np.float32]:

@@ -5,9 +5,12 @@ A generator only writes. Which passages it may read is decided before it, and wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..index.documents import Hit
 from .answer import Message, Usage
@@ -88,6 +91,14 @@ class Task:
     tenant: str = ""
     max_tokens: int = 256
     meter: Meter = field(default_factory=Meter)
+
+
+class Judge(Protocol):
+    """Tells which of the sentences that speak of a matter answer the question; threads may share it."""
+
+    def odds(self, task: Task, found: Sequence[Evidence]) -> NDArray[np.float64]:
+        """(N,) log-odds that each sentence holds the answer, in nats; zeros where it cannot tell."""
+        ...
 
 
 class Generator(Protocol):

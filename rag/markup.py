@@ -1,4 +1,4 @@
-"""Where the prose of a passage stands: front matter, headings and table rows name a text and answer little.
+"""Where the prose of a passage stands: front matter, headings, table rows and code by itself answer little.
 
 Markdown's blocks are markdown-it-py's; reStructuredText's are told by blank lines and underlines, since docutils keeps
 no places.
@@ -20,10 +20,13 @@ from markdown_it.token import Token
 from ..index.readers.markdown import front_matter
 from ..index.readers.rst import HEADER_BLOCK
 
-_STRUCTURE = frozenset(("heading_open", "table_open"))
-_PROSE = frozenset(("paragraph_open", "fence", "code_block", "html_block"))
+_STRUCTURE = frozenset(("heading_open", "table_open", "fence", "code_block"))
+_PROSE = frozenset(("paragraph_open", "html_block"))
 _MARKER = re.compile(r"(?:[ \t]*(?:[-*+]|\d{1,9}[.)]|>)(?=\s))*\s*")
 _PARAGRAPH = re.compile(r"(?:[ \t]*\S[^\n]*(?:\n|\Z))+")
+# With what may stand before it in a list or a quotation.
+_FENCE = re.compile(r"^[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?(`{3,}|~{3,})([^\n]*)$", re.MULTILINE)
+_CODE_DIRECTIVE = re.compile(r"[ \t]*\.\. (?:code|code-block|sourcecode|parsed-literal)::")
 _UNDERLINE = re.compile(r"([^\w\s])\1{2,}[ \t]*")
 _LINE = re.compile(r"[^\r\n\f]*\S[^\r\n\f]*")
 _CLOSED = tuple(".?!:;,…。！？")
@@ -34,17 +37,32 @@ _HEADING_WIDTH = 0.7
 
 @dataclass(frozen=True)
 class Block:
-    """`passage[start_char:end_char]`; `prose` is false of front matter, headings and tables."""
+    """`passage[start_char:end_char]`; `prose` is false of front matter, headings, tables and code."""
 
     start_char: int
     end_char: int
     prose: bool
 
 
-def blocks(passage: str, media: str) -> list[Block]:
-    """Cut a passage into blocks, in order; a medium whose markup is not known is one block of prose."""
+def open_fence(before: str) -> str:
+    """The fence of the code that a Markdown text ends within; empty where it ends outside of code."""
+    fence = ""
+    for found in _FENCE.finditer(before):
+        mark, info = found[1], found[2].strip()
+        if not fence and not (mark[0] == "`" and "`" in info):
+            fence = mark
+        elif fence and mark.startswith(fence) and not info:
+            fence = ""
+    return fence
+
+
+def blocks(passage: str, media: str, fence: str = "") -> list[Block]:
+    """Cut a passage into blocks, in order; a medium whose markup is not known is one block of prose.
+
+    `fence` is that of the code which a passage of Markdown begins in the middle of, see `open_fence`.
+    """
     if media == "markdown":
-        return list(_markdown(passage))
+        return list(_markdown(passage, fence))
     if media == "rst":
         return list(_rst(passage))
     if media in ("html", "pdf"):
@@ -52,8 +70,14 @@ def blocks(passage: str, media: str) -> list[Block]:
     return [Block(0, len(passage), True)]
 
 
-def _markdown(passage: str) -> Iterator[Block]:
-    begin = len(passage) - len(front_matter(passage)[1])
+def _markdown(passage: str, fence: str) -> Iterator[Block]:
+    if fence:
+        closing = (
+            found.end() for found in _FENCE.finditer(passage) if found[1].startswith(fence) and not found[2].strip()
+        )
+        begin = next(closing, len(passage))
+    else:
+        begin = len(passage) - len(front_matter(passage)[1])
     if begin:
         yield Block(0, begin, False)
     body = passage[begin:]
@@ -84,10 +108,18 @@ def _rst(passage: str) -> Iterator[Block]:
     begin = header.end() if header else 0
     if begin:
         yield Block(0, begin, False)
+    literal: int | None = None
     for found in _PARAGRAPH.finditer(passage, begin):
         lines = found[0].splitlines()
+        indent = len(found[0]) - len(found[0].lstrip())
+        if literal is None or indent <= literal:
+            directive = _CODE_DIRECTIVE.match(found[0])
+            literal = indent if directive or lines[-1].rstrip().endswith("::") else None
+            code = bool(directive)
+        else:
+            code = True
         heading = len(lines) <= 3 and any(_UNDERLINE.fullmatch(line) for line in lines)
-        yield Block(found.start(), found.end(), not (heading or _is_table(found[0], "|+")))
+        yield Block(found.start(), found.end(), not (code or heading or _is_table(found[0], "|+")))
 
 
 def _extracted(passage: str, *, wrapped: bool) -> Iterator[Block]:

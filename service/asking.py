@@ -11,7 +11,16 @@ from functools import partial
 from typing import Any
 
 from ..rag import Answer, Answerer, Generator, Message
-from ..rag.generators.choosing import AUTO, EVIDENCE, READER, GeneratorChoice, build_generator
+from ..rag.generators.choosing import (
+    AUTO,
+    EVIDENCE,
+    READER,
+    GeneratorChoice,
+    build_generator,
+    build_judge,
+    shipped_reading,
+)
+from ..rag.reader.reading import Reading
 from .caller import Caller
 from .errors import DeadlineExceeded, Overloaded
 from .metrics import Metrics
@@ -129,20 +138,18 @@ class Asking:
         with self._building:
             kept = self._answerers.get(id(store))
             if kept is None or kept[0] is not store:
-                kept = (store, Answerer(store.store, store.encoder, generator=self._generator(store)))
+                # A reader needs the model's hidden states, which the queue does not serve, so it has the real encoder;
+                # how many read at once is bounded by the threads here.
+                reading = shipped_reading(store.store, store.model.encoder)
+                generator, judge = self._generator(store, reading), build_judge(reading)
+                kept = (store, Answerer(store.store, store.encoder, generator=generator, judge=judge))
                 self._answerers[id(store)] = kept
             return kept[1]
 
-    def _generator(self, store: SearchService) -> Generator | None:
-        """One for all stores; but a reader is a store's own: it reads states that its model made of that store.
-
-        A reader needs the model's hidden states, which the queue does not serve, so it has the real encoder; how many
-        read at once is bounded by the threads here.
-        """
-        if self._choice.name == EVIDENCE:
-            return None
-        if self._choice.name in (AUTO, READER):
-            return build_generator(self._choice, store.store, store.model.encoder)
+    def _generator(self, store: SearchService, reading: Reading | None) -> Generator | None:
+        """One for all stores; but a reader is a store's own: it reads states that its model made of that store."""
+        if self._choice.name in (AUTO, EVIDENCE, READER):
+            return build_generator(self._choice, store.store, store.model.encoder, reading)
         if self._shared is None:
             self._shared = build_generator(self._choice, store.store, store.model.encoder)
         return self._shared

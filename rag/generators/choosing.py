@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...embedder.encoder import Encoder
 from ...index.store import Store
 from ..context_cache import ContextCache
 from ..errors import GeneratorError
-from ..generation import Generator
+from ..generation import Generator, Judge
+
+if TYPE_CHECKING:
+    from ..reader.reading import Reading
 
 AUTO, EVIDENCE, READER = "auto", "evidence", "reader"
 _ADDRESS = ("http://", "https://")
@@ -38,8 +42,28 @@ class GeneratorChoice:
     reuse: float | None = None
 
 
-def build_generator(choice: GeneratorChoice, store: Store, encoder: Encoder) -> Generator | None:
+def shipped_reading(store: Store, encoder: Encoder) -> Reading | None:
+    """The reader that ships over a store's passages; None where it was not trained on the store's model."""
+    from ..reader.adapter import TrainedReader
+    from ..reader.reading import Reading
+
+    trained = TrainedReader.shipped(encoder)
+    return None if trained is None else Reading(encoder, trained, ContextCache.of(store, encoder))
+
+
+def build_judge(reading: Reading | None) -> Judge | None:
+    """Who tells which sentences to quote: the reader, where there is one."""
+    from ..reader.judging import ReaderJudge
+
+    return None if reading is None else ReaderJudge(reading)
+
+
+def build_generator(
+    choice: GeneratorChoice, store: Store, encoder: Encoder, reading: Reading | None = None
+) -> Generator | None:
     """Make the generator; None for quotations. The endpoint's key comes from the environment alone.
+
+    `reading` is `shipped_reading` of the store where it is there already.
 
     Raises:
         GeneratorError: it cannot be loaded, or something that it needs is missing.
@@ -51,12 +75,13 @@ def build_generator(choice: GeneratorChoice, store: Store, encoder: Encoder) -> 
     if name == EVIDENCE:
         return None
     if name in (AUTO, READER):
-        from ..reader.adapter import SHIPPED, is_trained_for
         from ..reader.generator import ReaderGenerator
+        from ..reader.reading import Reading
 
-        if name == AUTO and not is_trained_for(SHIPPED, encoder):
+        reading = reading or shipped_reading(store, encoder)
+        if name == AUTO and reading is None:
             return None
-        return ReaderGenerator.load(encoder, ContextCache.of(store, encoder))
+        return ReaderGenerator(reading or Reading.load(encoder, ContextCache.of(store, encoder)))
     if name.startswith(_ADDRESS):
         from .endpoint import EndpointGenerator, EndpointSettings
 

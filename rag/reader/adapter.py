@@ -57,15 +57,7 @@ class TrainedReader:
         Raises:
             GeneratorError: the folder holds none, or one that was trained on another encoder.
         """
-        try:
-            facts = _facts(folder)
-            reader = SpanReader(ReaderConfig(**facts["config"]))
-            state = load_file(folder / _WEIGHTS)
-            reader.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
-            found = cls(reader.eval().requires_grad_(False), _calibration(facts), facts["encoder_weights"])
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise GeneratorError(f"{folder} holds no reader ({reason}): train one, see docs/rag.md") from error
+        found = cls._open(folder)
         if found.weights != weights_digest(encoder):
             raise GeneratorError(
                 f"the reader in {folder} was trained on another encoder than {encoder.path.name}: train one for it, "
@@ -74,16 +66,29 @@ class TrainedReader:
         found.reader.to(encoder.backbone.device)
         return found
 
+    @classmethod
+    def shipped(cls, encoder: Encoder) -> TrainedReader | None:
+        """The reader that ships, if it was trained on this encoder; large weights are read only where sizes agree."""
+        found = cls._open(SHIPPED)
+        config, text = found.reader.config, encoder.text_tokenizer
+        if (config.hidden, config.vocabulary) != (encoder.backbone.hidden_size, text.vocabulary_size):
+            return None
+        if found.weights != weights_digest(encoder):
+            return None
+        found.reader.to(encoder.backbone.device)
+        return found
 
-def is_trained_for(folder: Path, encoder: Encoder) -> bool:
-    """Whether a reader's folder names this encoder's weights; large weights are read only where the sizes agree."""
-    try:
-        facts = _facts(folder)
-    except (OSError, ValueError):
-        return False
-    sizes = (encoder.backbone.hidden_size, encoder.text_tokenizer.vocabulary_size)
-    fits = sizes == (facts["config"]["hidden"], facts["config"]["vocabulary"])
-    return fits and facts["encoder_weights"] == weights_digest(encoder)
+    @classmethod
+    def _open(cls, folder: Path) -> TrainedReader:
+        try:
+            facts = _facts(folder)
+            reader = SpanReader(ReaderConfig(**facts["config"]))
+            state = load_file(folder / _WEIGHTS)
+            reader.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
+            return cls(reader.eval().requires_grad_(False), _calibration(facts), facts["encoder_weights"])
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise GeneratorError(f"{folder} holds no reader ({reason}): train one, see docs/rag.md") from error
 
 
 def begin_from(reader: SpanReader, folder: Path) -> list[str]:

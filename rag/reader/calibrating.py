@@ -30,6 +30,7 @@ from .adapter import TrainedReader
 from .confidence import Calibration, Candidate, known
 from .data import Questions
 from .generator import ReaderGenerator
+from .reading import Reading
 
 COVERAGE = 0.8
 PRECISION = 0.8
@@ -87,7 +88,7 @@ def judge(
     passages = sorted({int(p) for p in questions.passage_of[questions.dev]})
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "s", encoder=encoder, create=True) as store:
         index_documents(store, encoder, [Document(f"p{p}", questions.passages[p]) for p in passages])
-        recorder = _Recorder(ReaderGenerator(encoder, trained, ContextCache.of(store, encoder)))
+        recorder = _Recorder(ReaderGenerator(Reading(encoder, trained, ContextCache.of(store, encoder))))
         rules = AnswerRules()
         answerer = Answerer(store, encoder, replace(rules, floor=-np.inf), generator=recorder)
         judged: list[Judged] = []
@@ -179,8 +180,12 @@ def table(calibration: Calibration, judged: Sequence[Judged]) -> list[Row]:
 
 
 def _best(calibration: Calibration, judged: Judged, allowed: NDArray[np.bool_]) -> tuple[float, float, bool]:
-    """Probability, overlap and citation of the candidate that would be the answer; zeros where there is none."""
-    candidates = [c for c, keep in zip(judged.candidates, allowed, strict=True) if keep]
+    """Probability, overlap and citation of the candidate that would be the answer; zeros where there is none.
+
+    Those that are left out are gone from the ranks as well, as if they had not been in the store.
+    """
+    kept = [c for c, keep in zip(judged.candidates, allowed, strict=True) if keep]
+    candidates = [replace(c, source=replace(c.source, number=i)) for i, c in enumerate(kept, 1)]
     if not candidates:
         return 0.0, 0.0, False
     chances = calibration.probabilities(candidates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,3 +40,17 @@ def best_spans(starts: Tensor, ends: Tensor, max_tokens: int = MAX_TOKENS) -> li
         Span(place // length, place % length, score - none, float(torch.tensor(score).exp()))
         for score, place, none in rows
     ]
+
+
+def span_odds(
+    starts: Tensor, ends: Tensor, ranges: Sequence[tuple[int, int, int]], max_tokens: int = MAX_TOKENS
+) -> list[float]:
+    """Log-odds of all spans within ranges of tokens, each (row, first, last), against their passage's null answer."""
+    a, b = torch.log_softmax(starts.float(), -1), torch.log_softmax(ends.float(), -1)
+    found: list[float] = []
+    for row, first, last in ranges:
+        scores = a[row, first : last + 1, None] + b[row, None, first : last + 1]
+        band = torch.ones_like(scores, dtype=torch.bool).triu().tril(max_tokens - 1)
+        null = a[row, -1] + b[row, -1]
+        found.append(float(scores.masked_fill(~band, -torch.inf).flatten().logsumexp(0) - null))
+    return found

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-import torch
 
-from ...embedder.encoder import Encoder
-from ..answer import Usage
-from ..context_cache import ContextCache
 from ..generation import NO_ANSWER, Excerpt, Source, Task
-from ..states import States, encode_states
-from .adapter import SHIPPED, TrainedReader
-from .batch import pad, read
+from ..states import States
 from .confidence import Candidate
 from .decode import Span, best_spans
+from .reading import Reading
 
 _FACT = re.compile(
     r"\b(?:who|whom|whose|when|where|which|what|name|"
@@ -30,15 +24,8 @@ _ADVICE = re.compile(r"\b(?:i|we|my|our|you|your|should|how to)\b", re.IGNORECAS
 class ReaderGenerator:
     """Answers in the passages' own words, without reading their text again; threads may share it."""
 
-    def __init__(self, encoder: Encoder, trained: TrainedReader, cache: ContextCache) -> None:
-        self._encoder = encoder
-        self._trained = trained
-        self.cache = cache
-
-    @classmethod
-    def load(cls, encoder: Encoder, cache: ContextCache, folder: Path | None = None) -> ReaderGenerator:
-        """Load a reader's folder; None for the one that ships for decant-mini. Raises as `TrainedReader.load`."""
-        return cls(encoder, TrainedReader.load(folder or SHIPPED, encoder), cache)
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
 
     @property
     def name(self) -> str:
@@ -49,7 +36,7 @@ class ReaderGenerator:
         """Yield the span that is most likely right, nothing where it is not sure, or `NO_ANSWER`."""
         if not wants_words(task.question):
             return
-        calibration = self._trained.calibration
+        calibration = self._reading.trained.calibration
         candidates = self.candidates(task)
         chances = calibration.probabilities(candidates) if candidates else np.zeros(1)
         task.meter.confidence = float(chances.max())
@@ -59,20 +46,15 @@ class ReaderGenerator:
             best = candidates[int(chances.argmax())]
             yield Excerpt(best.source, best.start_char, best.end_char)
 
-    @torch.inference_mode()
     def candidates(self, task: Task) -> list[Candidate]:
         """The best span of each source, in the order of the sources."""
-        states, cached = self.cache.get([source.hit.chunk for source in task.sources], task.tenant)
-        [asked] = encode_states(self._encoder, [" ".join(task.query.split())], "query")
-        readable = [(s, own) for s, own in zip(task.sources, states, strict=True) if len(own)]
-        task.meter.usage = Usage(sum(map(len, states)) + len(asked), cached, 0)
-        if not readable or not len(asked):
+        done = self._reading.read(task.query, [source.hit.chunk for source in task.sources], task.tenant)
+        task.meter.usage = done.usage
+        if not done.rows:
             return []
-        count = len(readable)
-        pairs = pad([own for _, own in readable], [asked] * count, list(range(count)))
-        pairs = pairs.to(self._encoder.backbone.device)
-        spans = best_spans(*read(self._trained.reader, pairs))
-        return [_candidate(source, own, span) for (source, own), span in zip(readable, spans, strict=True)]
+        spans = best_spans(done.starts, done.ends)
+        sources = [task.sources[row] for row in done.rows]
+        return [_candidate(*found) for found in zip(sources, done.states, spans, strict=True)]
 
 
 def wants_words(question: str) -> bool:

@@ -58,7 +58,9 @@ def make_answerer(
 ) -> Answerer:
     """An answerer with the generator that the options name; raises GeneratorError."""
     from ...rag import Answerer
-    from ...rag.generators.choosing import GeneratorChoice, build_generator
+    from ...rag.generators.choosing import GeneratorChoice, build_generator, build_judge, shipped_reading
 
     choice = GeneratorChoice(generator, model, draft, device, reuse)
-    return Answerer(store, encoder, rules, generator=build_generator(choice, store, encoder))
+    reading = shipped_reading(store, encoder)
+    writer = build_generator(choice, store, encoder, reading)
+    return Answerer(store, encoder, rules, generator=writer, judge=build_judge(reading))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from decant.index import Store
@@ -68,3 +69,49 @@ def test_bad_questions_are_refused(store, encoder, rules):
 def test_an_empty_store_has_no_answer(tmp_path, encoder, rules):
     with Store.open(tmp_path / "empty", encoder=encoder, create=True) as store:
         assert Answerer(store, encoder, rules).ask("Is anyone there?").text == NO_ANSWER
+
+
+class Judging:
+    """A judge that knows the answer by a word."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def odds(self, task, found):
+        return np.array([12.0 if self.word in evidence.sentence.text else -12.0 for evidence in found])
+
+
+def test_a_judge_puts_the_sentence_that_answers_first(store, encoder, rules):
+    question = "Which metal turns green over the years?"
+    plain = Answerer(store, encoder, rules).ask(question)
+    judged = Answerer(store, encoder, replace(rules, judge_weight=2.0), judge=Judging("Iron")).ask(question)
+    assert "Copper" in plain.citations[0].text
+    assert [citation.text for citation in judged.citations] == ["Iron rusts in moist air."]
+    assert judged.citations[0].score > plain.citations[0].score
+    unweighed = Answerer(store, encoder, replace(rules, judge_weight=0.0), judge=Judging("Iron")).ask(question)
+    assert unweighed == plain
+
+
+def test_a_judge_refuses_what_only_seems_to_answer(store, encoder, rules):
+    rules = replace(rules, judge_weight=2.0)
+    answer = Answerer(store, encoder, rules, judge=Judging("nowhere")).ask("Which metal turns green over the years?")
+    assert (answer.text, answer.citations, answer.grounded) == (NO_ANSWER, (), False)
+
+
+def test_what_only_repeats_the_question_is_not_quoted_where_something_answers(store, encoder, rules):
+    title, prose = "Boiling tungsten.", "Tungsten is boiling at 5930 degrees."
+    store.replace([indexed("a", f"{title} {prose}", encoder, path="a.txt")])
+    answerer = Answerer(store, encoder, rules)
+    assert [citation.text for citation in answerer.ask("Boiling tungsten?").citations][:1] == [prose]
+    store.replace([indexed("a", title, encoder, path="a.txt")])
+    assert answerer.ask("Boiling tungsten?").citations[0].text == title
+
+
+def test_prose_is_quoted_on_one_line_and_cited_as_it_stands(store, encoder, rules):
+    made = indexed("a", "Tungsten is boiling at 5930 degrees.", encoder, path="a.txt")
+    broken = made.document.text.replace(" at", "\nat")
+    chunks = [replace(chunk, text=broken) for chunk in made.chunks]
+    store.replace([replace(made, document=replace(made.document, text=broken), chunks=chunks)])
+    answer = Answerer(store, encoder, rules).ask("Boiling tungsten?")
+    assert answer.text.startswith("Tungsten is boiling at 5930 degrees. [1]")
+    assert answer.citations[0].text == broken

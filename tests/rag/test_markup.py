@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from decant.index.testing import indexed
 from decant.rag import Answerer
+from decant.rag.markup import open_fence
 from decant.rag.sentences import split_sentences
 
 MARKDOWN = """---
@@ -68,8 +69,9 @@ def test_prose_of_markdown():
     prose, rest = parts(MARKDOWN, "markdown")
     assert prose == [
         "Only in some cases.", "Mostly\ndo not.", "A list tells\n  more.", "And more.", "Deep.", "Quoted words.",
-        "```sh\npush --all\n```", "The end.",
+        "The end.",
     ]  # fmt: skip
+    assert "```sh\npush --all\n```" in rest
     assert "| heat   | °C   |" in rest
     assert {"# Should I push?", "Underlined\n----------"} <= set(rest)
     assert any("title:" in text for text in rest)
@@ -77,9 +79,54 @@ def test_prose_of_markdown():
 
 def test_prose_of_restructured_text():
     prose, rest = parts(RST, "rst")
-    assert prose == ["Two spaces are few.", "Four are\nright.", "code()"]
+    assert prose == ["Two spaces are few.", "Four are\nright."]
+    assert "code()" in rest
     assert any("PEP: 8" in text for text in rest)
     assert "Abstract\n========" in rest
+
+
+def test_code_of_restructured_text_ends_where_its_indent_does():
+    passage = "Say::\n\n    one\n\n      two\n\nProse. More:\n\n.. code-block:: sh\n\n   ls\n\nLast.\n\n    Quoted.\n"
+    prose, rest = parts(passage, "rst")
+    assert prose == ["Say::", "Prose.", "More:", "Last.", "Quoted."]
+    assert {"one", "two", "ls"} <= set(rest)
+
+
+def test_a_passage_that_begins_in_the_middle_of_code():
+    document = "Do it:\n\n```sh\none. Two words.\n# three\n```\n\nProse. More.\n"
+    cut = document.index("# three")
+    fence = open_fence(document[:cut])
+    found = split_sentences(document[cut:], "markdown", fence=fence)
+    assert fence == "```"
+    assert [s.text for s in found if s.prose] == ["Prose.", "More."]
+    assert [s.text for s in found if not s.prose] == ["# three\n```"]
+    only_code = split_sentences("one. Two words.", "markdown", fence=fence)
+    assert not any(sentence.prose for sentence in only_code)
+
+
+@pytest.mark.parametrize(
+    ("before", "fence"),
+    [
+        ("", ""),
+        ("```\na", "```"),
+        ("```\na\n```\n", ""),
+        ("````md\n```\na\n```\n", "````"),
+        ("~~~\n```\n~~~\n", ""),
+        ("> ```py\n> a\n", "```"),
+        ("1. Do\n   ```py\n   a\n   ```\n2. Then\n   ~~~~\n", "~~~~"),
+        ("a ``` b\n", ""),
+        ("``` a `b`\n", ""),
+    ],
+)
+def test_the_fence_a_text_ends_within(before, fence):
+    assert open_fence(before) == fence
+
+
+def test_emphasis_whose_other_half_is_elsewhere_is_left_out():
+    prose, _ = parts(
+        "**Only one. Never two.** So it is. **Both** halves. __Three and more.__ 2**3 is eight.", "markdown"
+    )
+    assert prose == ["Only one.", "Never two.", "So it is.", "**Both** halves.", "Three and more.", "2**3 is eight."]
 
 
 def test_a_table_without_its_head_is_a_table():

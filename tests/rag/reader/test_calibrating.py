@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from decant.rag import AnswerError
+from decant.rag.generation import Source
 from decant.rag.reader.calibrating import COVERAGE, Judged, calibrate, table
 from decant.rag.reader.confidence import Calibration, Candidate, known
 from decant.rag.reader.decode import Span
@@ -16,7 +17,7 @@ from decant.rag.reader.decode import Span
 
 def candidate(score: float, number: int, evidence: float = 5.0) -> Candidate:
     quotes = (SimpleNamespace(score=evidence), SimpleNamespace(score=evidence - 2))
-    return Candidate(SimpleNamespace(number=number, quotes=quotes), 0, 1, Span(0, 0, score, 0.5), evidence)
+    return Candidate(Source(number, None, quotes), 0, 1, Span(0, 0, score, 0.5), evidence)
 
 
 def judged(rng: np.random.Generator, right_score: float = 3.0) -> Judged:
@@ -54,6 +55,15 @@ def test_thresholds_keep_their_promise():
     assert len(by_threshold) == len(again)
     sure = min(again, key=lambda row: abs(row.threshold - calibration.sure))
     assert sure.cited > 0.7 > again[0].cited
+
+
+def test_passages_that_are_left_out_are_gone_from_the_ranks():
+    by_rank = Calibration(weights=(0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0))
+    one = judged(np.random.default_rng(2))
+    rows = table(by_rank, [one] * 20)
+    # The first of those left is as sure as the first of all was, so nothing is refused that was answered.
+    assert [row.refused for row in rows] == [0.0] * len(rows)
+    assert {row.coverage for row in rows} == {1.0}
 
 
 def test_probabilities_are_those_of_being_right():

@@ -18,8 +18,8 @@ from decant.index import Store
 from decant.index.testing import indexed
 from decant.rag import NO_ANSWER, Answerer, AnswerError, AnswerRules, GeneratorError
 from decant.rag.context_cache import ContextCache
-from decant.rag.reader import training
-from decant.rag.reader.adapter import TrainedReader, begin_from, is_trained_for, weights_digest
+from decant.rag.reader import adapter, training
+from decant.rag.reader.adapter import TrainedReader, begin_from, weights_digest
 from decant.rag.reader.batch import pad, read
 from decant.rag.reader.batches import Asked, Batches, nearest_strangers
 from decant.rag.reader.confidence import Calibration
@@ -28,6 +28,7 @@ from decant.rag.reader.decode import best_spans
 from decant.rag.reader.generator import ReaderGenerator
 from decant.rag.reader.model import ReaderConfig, SpanReader
 from decant.rag.reader.moving import move
+from decant.rag.reader.reading import Reading
 from decant.rag.reader.recipe import ReaderRecipe
 from decant.rag.reader.training import Trainer
 from decant.rag.reader.traits import token_traits
@@ -258,14 +259,19 @@ def test_saved_and_loaded_it_reads_the_same_and_only_its_own_encoder(encoder, tm
         TrainedReader.load(tmp_path / "other", encoder)
     with pytest.raises(GeneratorError, match="holds no reader"):
         TrainedReader.load(tmp_path / "none", encoder)
-    assert is_trained_for(tmp_path / "r", encoder)
-    assert not is_trained_for(tmp_path / "other", encoder)
-    assert not is_trained_for(tmp_path / "none", encoder)
+
+
+def test_the_one_that_ships_is_for_its_own_encoder(encoder, mini, tmp_path, monkeypatch):
+    shipped = TrainedReader.shipped(mini)
+    assert shipped is not None and shipped.weights == weights_digest(mini)
+    assert TrainedReader.shipped(encoder) is None
+    replace(shipped, weights="other").save(tmp_path)
+    monkeypatch.setattr(adapter, "SHIPPED", tmp_path)
+    assert TrainedReader.shipped(mini) is None
 
 
 def test_a_reader_of_another_format_is_named_and_left_alone(encoder, tmp_path):
     (tmp_path / "reader.json").write_text('{"format": 1}')
-    assert not is_trained_for(tmp_path, encoder)
     with pytest.raises(GeneratorError, match="its format is 1"):
         TrainedReader.load(tmp_path, encoder)
 
@@ -279,7 +285,7 @@ def test_in_an_answerer_it_cites_what_it_points_at(encoder, tmp_path, threshold,
     with Store.open(tmp_path / "s", encoder=encoder, create=True) as store:
         texts = [f"Copper number {i} turns green. Iron number {i} rusts.\n" for i in range(4)]
         store.replace([indexed(f"d{i}", text, encoder) for i, text in enumerate(texts)])
-        writer = ReaderGenerator(encoder, trained, ContextCache.of(store, encoder))
+        writer = ReaderGenerator(Reading(encoder, trained, ContextCache.of(store, encoder)))
         answerer = Answerer(store, encoder, AnswerRules(threshold=-9, floor=-9), generator=writer)
         answer = answerer.ask("What turns green?")
         again = answerer.ask("What turns green?")
