@@ -3,10 +3,11 @@
     python benchmarks/evidence.py [--questions 400]
 
 The articles are those that the reader's training held out. Two thirds of them are the store; half of the questions are
-theirs, the other half those of articles that are not in it. For each weight of the question's words, and of the
-reader's log-odds beside the words: how often the strongest sentence holds the answer, how often one of those quoted
+theirs, the other half those of articles that are not in it. For weights of the question's words, of the passage's rank
+and of the reader's log-odds: how often the strongest sentence holds the answer, how often one of those quoted
 does, how many of the quoted ones do; and, where the threshold keeps 80 or 90 % of the answerable questions, how many
-are refused of the others, and of the answerable ones when the passages with their answer are not found.
+are refused of the others, and of the answerable ones when the passages with their answer are not found. The weights
+are those of words, rank and reader.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from decant.rag.reader.data import Questions, read_questions
 DATA = Path(os.environ.get("DECANT_DATA", "../shared/data"))
 COVERAGES = (0.8, 0.9)
 WORD_WEIGHTS = (0.0, 2.0, 3.0, 4.0, 6.0)
-JUDGE_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.8)
+RANK_WEIGHTS = (0.5, 1.0, 1.5)
+JUDGE_WEIGHTS = (0.1, 0.2, 0.3, 0.5)
 Floats = NDArray[np.float64]
 
 
@@ -43,14 +45,24 @@ Floats = NDArray[np.float64]
 class Asked:
     """A question's N sentences: cosines in standard deviations, share of its words, log-odds, what is true of them.
 
-    `passage_holds` is of the passage that a sentence stands in.
+    `passage` and `passage_holds` are the rank, from 0, and the truth of the passage that a sentence stands in.
     """
 
     cosines: Floats
     words: Floats
     odds: Floats
     holds: NDArray[np.bool_]
+    passage: NDArray[np.int64]
     passage_holds: NDArray[np.bool_]
+
+    def robbed(self) -> Asked | None:
+        """Without the passages that hold the answer, whose ranks go to the others; None where nothing is left."""
+        kept = ~self.passage_holds
+        if not kept.any():
+            return None
+        _, rank = np.unique(self.passage[kept], return_inverse=True)
+        parts = (self.cosines, self.words, self.odds, self.holds)
+        return Asked(*(part[kept] for part in parts), rank, self.passage_holds[kept])
 
 
 def gather(encoder: Encoder, data: Questions, inside: set[int], count: int) -> tuple[list[Asked], list[Asked]]:
@@ -73,11 +85,13 @@ def gather(encoder: Encoder, data: Questions, inside: set[int], count: int) -> t
             hits = searcher.search(question, mode=rules.mode, k=rules.passages)
             found = find_evidence(question, hits, store, encoder, word_weight=0.0)
             wanted = content_words(question)
+            place = {id(hit): i for i, hit in enumerate(hits)}
             return Asked(
                 np.array([e.score for e in found]),
                 np.array([overlap(wanted, e.sentence.text) for e in found]),
                 judge.odds(Task(question, question, ()), found),
                 np.array([holds_answer(e.sentence.text, gold) for e in found], np.bool_),
+                np.array([place[id(e.hit)] for e in found], np.int64),
                 np.array([holds_answer(e.hit.chunk.text, gold) for e in found], np.bool_),
             )
 
@@ -99,7 +113,7 @@ def show(name: str, score: Callable[[Asked], Floats], answerable: list[Asked], o
         quoted.extend(holds)
     strengths = np.array([score(asked).max() for asked in answerable])
     strangers = np.array([score(asked).max() for asked in other])
-    robbed = np.array([score(asked)[~asked.passage_holds].max(initial=-np.inf) for asked in answerable])
+    robbed = np.array([-np.inf if (left := a.robbed()) is None else score(left).max() for a in answerable])
     least = [float(np.quantile(strengths, 1 - coverage)) for coverage in COVERAGES]
     shares = "".join(f" | {t:5.2f} {np.mean(strangers < t):6.3f} {np.mean(robbed < t):6.3f}" for t in least)
     print(f"{name:>22} {np.mean(first):6.3f} {np.mean(any_of):6.3f} {np.mean(quoted):6.3f}{shares}")
@@ -116,16 +130,18 @@ def main() -> int:
     articles = np.unique(data.articles[data.passage_of[data.dev]])
     inside = set(np.random.default_rng(0).permutation(articles)[: 2 * len(articles) // 3].tolist())
     answerable, other = gather(encoder, data, inside, options.questions)
-    print(f"{'':22} {'first':>6} {'any':>6} {'quoted':>6}" + " | thresh  other no gold" * len(COVERAGES))
-    for weight in WORD_WEIGHTS:
-        show(f"words {weight}", lambda a, w=weight: a.cosines + w * a.words, answerable, other)
-    for weight in JUDGE_WEIGHTS:
-        show(
-            f"words {usual}, reader {weight}",
-            lambda a, w=weight: a.cosines + usual * a.words + w * a.odds,
-            answerable,
-            other,
-        )
+    print(f"{'weights':>22} {'first':>6} {'any':>6} {'quoted':>6}" + " | thresh  other no gold" * len(COVERAGES))
+
+    def weighed(words: float, rank: float, judge: float) -> Callable[[Asked], Floats]:
+        return lambda a: a.cosines + words * a.words - rank * np.log1p(a.passage) + judge * a.odds
+
+    for words in WORD_WEIGHTS:
+        show(f"{words}, {0.0}, {0.0}", weighed(words, 0.0, 0.0), answerable, other)
+    for rank in RANK_WEIGHTS:
+        show(f"{usual}, {rank}, {0.0}", weighed(usual, rank, 0.0), answerable, other)
+    for rank in (0.0, *RANK_WEIGHTS):
+        for judge in JUDGE_WEIGHTS:
+            show(f"{usual}, {rank}, {judge}", weighed(usual, rank, judge), answerable, other)
     return 0
 
 

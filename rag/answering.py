@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator as Yields
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, cast
+
+import numpy as np
 
 from ..index.documents import Hit
 from ..index.encoder import Encoder
@@ -28,16 +31,18 @@ _QUOTE_SHARE = 0.5
 
 @dataclass(frozen=True)
 class AnswerRules:
-    """How evidence becomes an answer; benchmarks/evidence.py gave weight and threshold, on SQuAD training questions.
+    """How evidence becomes an answer; benchmarks/evidence.py gave weights and thresholds, on SQuAD training questions.
 
     Attributes:
         passages: passages retrieved.
         mode: how, see `Searcher.search`.
         sentences: the most sentences an answer quotes.
         word_weight: see `find_evidence`.
+        rank_weight: what a quoted sentence loses for each nat of the logarithm of its passage's rank, in standard
+            deviations.
         judge_weight: standard deviations that a nat of the judge's log-odds is worth, where there is a judge.
-        threshold: the strongest sentence must score this much, the judge's part included, or the documents are not
-            quoted.
+        threshold: the strongest sentence must score this much, its rank included, or the documents are not quoted.
+        judged_threshold: the same of questions that the judge has something to say to.
         floor: the strongest sentence must score this much, or no generator is asked.
         share: further sentences must score at least this share of the strongest.
         support: share of a written sentence's words that the sentences cited for it must hold.
@@ -49,8 +54,10 @@ class AnswerRules:
     mode: str = "hybrid"
     sentences: int = 3
     word_weight: float = 4.0
-    judge_weight: float = 0.3
+    rank_weight: float = 0.5
+    judge_weight: float = 0.5
     threshold: float = 6.3
+    judged_threshold: float = 5.4
     floor: float = 4.0
     share: float = 0.8
     support: float = 0.6
@@ -147,7 +154,7 @@ class Answerer:
         if not found:
             return self._abstain(task)
         if self.generator is None:
-            return self._quote(task, self._judged(task, found), note="")
+            return self._quote(task, *self._weighed(task, found), note="")
         if found[0].score < min(self.rules.floor, self.rules.threshold):
             return self._abstain(task)
         return self._write(task, found, self.generator)
@@ -181,12 +188,12 @@ class Answerer:
         )
 
     def _quote(
-        self, task: Task, found: Sequence[Evidence], *, note: str, dropped: tuple[str, ...] = ()
+        self, task: Task, found: Sequence[Evidence], least: float, *, note: str, dropped: tuple[str, ...] = ()
     ) -> Iterator[str | Answer]:
-        """The strongest sentences, each once, as the documents have them; nothing where the strongest is weak."""
+        """The strongest sentences, each once, as the documents have them; nothing where none scores `least`."""
         citer = Citer(self._store)
         parts: list[str] = []
-        for evidence in self._quotable(task.query, found) if found[0].score >= self.rules.threshold else ():
+        for evidence in self._quotable(task.query, found, least):
             weak = citer.citations and evidence.score < self.rules.share * citer.citations[0].score
             if len(citer.citations) == self.rules.sentences or weak:
                 break
@@ -196,7 +203,7 @@ class Answerer:
                 continue
             before = "" if not parts else "\n\n" if "\n" in parts[-1] else " "
             parts.append(before + _quoted(evidence.sentence, citer.citations[number - 1]))
-            if len(parts) == 1 and citer.citations[0].score < self.rules.threshold:
+            if len(parts) == 1 and citer.citations[0].score < least:
                 parts.clear()  # the sentence that was strong enough is gone from the store
                 break
             yield parts[-1]
@@ -205,24 +212,25 @@ class Answerer:
             return
         yield self._answer(task, "".join(parts), citer.citations, AS_QUOTED, note, dropped)
 
-    def _judged(self, task: Task, found: Sequence[Evidence]) -> Sequence[Evidence]:
-        """The sentences with what the judge says of them, the strongest first."""
-        if self.judge is None or not self.rules.judge_weight:
-            return found
-        odds = self.judge.odds(task, found)
-        judged = [
-            replace(evidence, score=evidence.score + self.rules.judge_weight * float(own))
-            for evidence, own in zip(found, odds, strict=True)
-        ]
-        return sorted(judged, key=lambda evidence: -evidence.score)
+    def _weighed(self, task: Task, found: Sequence[Evidence]) -> tuple[Sequence[Evidence], float]:
+        """Candidates for a quotation, rank and judge in their scores, the strongest first, and what that must score."""
+        rules = self.rules
+        before = {id(source.hit): source.number - 1 for source in task.sources}
+        scores = np.array([e.score - rules.rank_weight * math.log1p(before[id(e.hit)]) for e in found])
+        odds = np.zeros(len(found)) if self.judge is None else self.judge.odds(task, found)
+        scores += rules.judge_weight * odds
+        weighed = [replace(evidence, score=float(score)) for evidence, score in zip(found, scores, strict=True)]
+        return sorted(weighed, key=lambda e: -e.score), rules.judged_threshold if odds.any() else rules.threshold
 
-    def _quotable(self, query: str, found: Sequence[Evidence]) -> Sequence[Evidence]:
-        """Prose that does more than repeat the question, where any of it is strong enough; else all there is.
+    def _quotable(self, query: str, found: Sequence[Evidence], least: float) -> Sequence[Evidence]:
+        """Prose that does more than repeat the question, where any of it scores `least`; else all there is.
 
         That is front matter, headings, table rows and code as well.
         """
         told = [e for e in found if e.sentence.prose and (says_more(query, e.sentence.text) or _introduces(e))]
-        return told if told and told[0].score >= self.rules.threshold else found
+        if told and told[0].score >= least:
+            return told
+        return found if found[0].score >= least else ()
 
     def _write(self, task: Task, found: Sequence[Evidence], generator: Generator) -> Iterator[str | Answer]:
         """What the generator writes, each sentence behind its check."""
@@ -252,7 +260,7 @@ class Answerer:
         elif not parts:
             why = "nothing it wrote is supported by the documents" if dropped else "it was not sure of an answer"
             note = f"not by {generator.name}, {why}: quoted instead"
-            yield from self._quote(task, self._judged(task, found), note=note, dropped=tuple(dropped))
+            yield from self._quote(task, *self._weighed(task, found), note=note, dropped=tuple(dropped))
         else:
             yield self._answer(task, "".join(parts), citer.citations, generator.name, "", tuple(dropped))
 

@@ -1,4 +1,4 @@
-"""From the few words of a command line or a configuration to a generator."""
+"""From the few words of a command line or a configuration to who answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...embedder.encoder import Encoder
 from ...index.store import Store
+from ..answering import Answerer, AnswerRules
 from ..context_cache import ContextCache
 from ..errors import GeneratorError
 from ..generation import Generator, Judge
@@ -40,6 +41,20 @@ class GeneratorChoice:
     draft: str | None = None
     device: str | None = None
     reuse: float | None = None
+
+
+def build_answerer(
+    store: Store, encoder: Encoder, choice: GeneratorChoice | None = None, rules: AnswerRules | None = None
+) -> Answerer:
+    """Make an `Answerer` with everything that ships for the store's model; quotations where no generator is chosen.
+
+    Raises:
+        GeneratorError: see `build_generator`.
+        StoreMismatch: the encoder is not the store's.
+    """
+    reading = shipped_reading(store, encoder)
+    generator = build_generator(choice or GeneratorChoice(EVIDENCE), store, encoder, reading)
+    return Answerer(store, encoder, rules, generator=generator, judge=build_judge(reading))
 
 
 def shipped_reading(store: Store, encoder: Encoder) -> Reading | None:

@@ -57,10 +57,6 @@ def make_answerer(
     reuse: float | None,
 ) -> Answerer:
     """An answerer with the generator that the options name; raises GeneratorError."""
-    from ...rag import Answerer
-    from ...rag.generators.choosing import GeneratorChoice, build_generator, build_judge, shipped_reading
+    from ...rag.generators.choosing import GeneratorChoice, build_answerer
 
-    choice = GeneratorChoice(generator, model, draft, device, reuse)
-    reading = shipped_reading(store, encoder)
-    writer = build_generator(choice, store, encoder, reading)
-    return Answerer(store, encoder, rules, generator=writer, judge=build_judge(reading))
+    return build_answerer(store, encoder, GeneratorChoice(generator, model, draft, device, reuse), rules)

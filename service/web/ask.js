@@ -102,8 +102,16 @@ function sureness({ confidence, grounded }) {
   return confidence == null || !grounded ? "" : `, ${Math.round(100 * confidence)} % sure`;
 }
 
-/** The answer's text, with each `[n]` that is a citation as a button. */
+/** The answer's text: fenced code as code, each `[n]` elsewhere that is a citation as a button. */
 function linked(text, byNumber) {
+  return text.split(/^((?:```|~~~)[^\n]*\n[^]*?^(?:```|~~~)$)\n*/m).flatMap((part, i) => (i % 2 ? [code(part)] : cited(part, byNumber)));
+}
+
+function code(fenced) {
+  return el("pre", { class: "code", tabindex: 0 }, fenced.split("\n").slice(1, -1).join("\n"));
+}
+
+function cited(text, byNumber) {
   return text.split(/(\[\d+\])/).map((piece) => {
     const citation = byNumber.get(Number(piece.match(/^\[(\d+)\]$/)?.[1]));
     if (!citation) return document.createTextNode(piece);

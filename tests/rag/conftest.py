@@ -27,7 +27,7 @@ TEXTS = {
 @pytest.fixture
 def rules() -> AnswerRules:
     # The double's cosines spread otherwise than a model's, for which the defaults were chosen.
-    return AnswerRules(word_weight=2.0, threshold=2.5)
+    return AnswerRules(word_weight=2.0, threshold=2.5, judged_threshold=2.5)
 
 
 @pytest.fixture(scope="session")

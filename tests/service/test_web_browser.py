@@ -37,6 +37,7 @@ TEXTS = {
     "docs/whales/orca.txt": "The orca, or killer whale, hunts in groups called pods.\nOrcas are dolphins, not whales.",
     "docs/tea/green.txt": "Green tea is made from leaves that were not fermented. It is brewed at eighty degrees.",
     "docs/tea/black.txt": "Black tea is fermented before it is dried, and brewed with boiling water.",
+    "docs/kettle.txt": "To start the kettle from a terminal, run:\n\n```sh\nkettle --start cups[1]\n```\n\nIt whistles.",
     "docs/evil.txt": f"A note on harmless squid {EVIL} and nothing else about squid.",
 }
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text("utf-8")
@@ -195,6 +196,17 @@ def test_ranges_are_right_behind_characters_a_browser_counts_twice(page: Page, s
         page.press(Keys.ESCAPE)
     assert "hertz" in page.one(".answer-text").text
     page.picture("ask-light")
+    assert page.complaints() == []
+
+
+def test_code_in_an_answer_is_code(page: Page, served: Any) -> None:
+    page.open(served, "#/ask?q=How do I start the kettle from a terminal?")
+    page.until(lambda: page.all(".answer-text .code") and not page.all("[data-writing]"))
+    assert page.one(".answer-text .code").text == "kettle --start cups[1]"
+    assert "run: 1" in " ".join(page.one(".answer-text").text.split())
+    assert "```" not in page.one(".answer-text").text
+    assert page.run(CONTRAST) == []
+    page.picture("ask-code")
     assert page.complaints() == []
 
 
