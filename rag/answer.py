@@ -24,7 +24,7 @@ class Citation:
     Attributes:
         number: from 1, what `[1]` in the answer's text refers to.
         score: how far above the store's ordinary passages the sentence is, in standard deviations; of a quotation
-            with the judge's part, see `AnswerRules`.
+            with the parts of its passage's rank and of the judge, see `AnswerRules`.
     """
 
     number: int

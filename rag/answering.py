@@ -197,9 +197,10 @@ class Answerer:
             weak = citer.citations and evidence.score < self.rules.share * citer.citations[0].score
             if len(citer.citations) == self.rules.sentences or weak:
                 break
-            if any(_repeats(evidence, other) for other in citer.citations):
+            known = len(citer.citations)
+            if any(_is_part(evidence, cited) for cited in citer.citations):
                 continue
-            if (number := citer.cite(evidence, whole=True)) is None:
+            if (number := citer.cite(evidence, whole=True)) is None or number <= known:
                 continue
             before = "" if not parts else "\n\n" if "\n" in parts[-1] else " "
             parts.append(before + _quoted(evidence.sentence, citer.citations[number - 1]))
@@ -217,7 +218,8 @@ class Answerer:
         rules = self.rules
         before = {id(source.hit): source.number - 1 for source in task.sources}
         scores = np.array([e.score - rules.rank_weight * math.log1p(before[id(e.hit)]) for e in found])
-        odds = np.zeros(len(found)) if self.judge is None else self.judge.odds(task, found)
+        judge = self.judge if rules.judge_weight else None
+        odds = np.zeros(len(found)) if judge is None else judge.odds(task, found)
         scores += rules.judge_weight * odds
         weighed = [replace(evidence, score=float(score)) for evidence, score in zip(found, scores, strict=True)]
         return sorted(weighed, key=lambda e: -e.score), rules.judged_threshold if odds.any() else rules.threshold
@@ -309,10 +311,10 @@ def _introduces(evidence: Evidence) -> bool:
     return evidence.sentence.text.endswith(":")
 
 
-def _repeats(evidence: Evidence, cited: Citation) -> bool:
-    """Whether a citation says a sentence already: in other words nowhere, or as a part of what it introduces."""
+def _is_part(evidence: Evidence, cited: Citation) -> bool:
+    """Whether a sentence stands within what was cited, as one of a list that another introduces does."""
     inside = cited.start_char <= evidence.start_char and evidence.end_char <= cited.end_char
-    return evidence.sentence.text == cited.text or (inside and evidence.hit.chunk.doc_id == cited.doc_id)
+    return inside and evidence.hit.chunk.doc_id == cited.doc_id
 
 
 def _quoted(sentence: Sentence, cited: Citation) -> str:

@@ -20,7 +20,8 @@ class Citer:
     def cite(self, evidence: Evidence, *, whole: bool = False) -> int | None:
         """Return the number of the citation for a sentence; None if the store does not hold it there any more.
 
-        `whole` takes what the sentence introduces along, see `introduced`.
+        `whole` takes what the sentence introduces along, see `introduced`; what then has been cited word for word from
+        elsewhere has that number.
         """
         hit = evidence.hit
         start, end = evidence.start_char, evidence.end_char
@@ -32,6 +33,8 @@ class Citer:
             end = introduced(text, start, end)
         for known in self.citations:
             if (known.doc_id, known.start_char, known.end_char) == (hit.chunk.doc_id, start, end):
+                return known.number
+            if whole and known.text == text[start:end]:
                 return known.number
         number = len(self.citations) + 1
         place = (hit.chunk.doc_id, hit.path, hit.title, start, end)

@@ -113,9 +113,9 @@ def _rst(passage: str) -> Iterator[Block]:
         lines = found[0].splitlines()
         indent = len(found[0]) - len(found[0].lstrip())
         if literal is None or indent <= literal:
-            directive = _CODE_DIRECTIVE.match(found[0])
-            literal = indent if directive or lines[-1].rstrip().endswith("::") else None
-            code = bool(directive)
+            code = bool(_CODE_DIRECTIVE.match(found[0]))
+            announced = lines[-1].rstrip().endswith("::") and not found[0].lstrip().startswith("..")
+            literal = indent if code or announced else None
         else:
             code = True
         heading = len(lines) <= 3 and any(_UNDERLINE.fullmatch(line) for line in lines)

@@ -74,3 +74,13 @@ def test_an_answer_brings_the_command_that_its_sentence_introduces(store, encode
     for citation in answer.citations:
         assert text[citation.start_char : citation.end_char] == citation.text
     assert sum("melt --copper" in citation.text for citation in answer.citations) == 1
+
+
+def test_the_same_lead_with_other_code_is_quoted_again_and_with_the_same_is_not(store, encoder, rules):
+    for name, code in (("a", "one"), ("b", "one"), ("c", "two")):
+        text = f"To melt copper quickly, call:\n\n```\n{code}\n```\n"
+        store.replace([indexed(name, text, encoder, path=f"{name}.md", media="markdown")])
+    answer = Answerer(store, encoder, rules).ask("melt copper quickly?")
+    whole = [citation.text for citation in answer.citations if citation.text.startswith("To melt")]
+    assert sorted(text.split()[-2] for text in whole) == ["one", "two"]
+    assert [f"[{citation.number}]" in answer.text for citation in answer.citations] == [True] * len(answer.citations)

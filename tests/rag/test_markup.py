@@ -87,8 +87,8 @@ def test_prose_of_restructured_text():
 
 def test_code_of_restructured_text_ends_where_its_indent_does():
     passage = "Say::\n\n    one\n\n      two\n\nProse. More:\n\n.. code-block:: sh\n\n   ls\n\nLast.\n\n    Quoted.\n"
-    prose, rest = parts(passage, "rst")
-    assert prose == ["Say::", "Prose.", "More:", "Last.", "Quoted."]
+    prose, rest = parts(passage + "\n.. note::\n\n   Take care.\n", "rst")
+    assert prose == ["Say::", "Prose.", "More:", "Last.", "Quoted.", ".. note::", "Take care."]
     assert {"one", "two", "ls"} <= set(rest)
 
 

@@ -37,7 +37,7 @@ TEXTS = {
     "docs/whales/orca.txt": "The orca, or killer whale, hunts in groups called pods.\nOrcas are dolphins, not whales.",
     "docs/tea/green.txt": "Green tea is made from leaves that were not fermented. It is brewed at eighty degrees.",
     "docs/tea/black.txt": "Black tea is fermented before it is dried, and brewed with boiling water.",
-    "docs/kettle.txt": "To start the kettle from a terminal, run:\n\n```sh\nkettle --start cups[1]\n```\n\nIt whistles.",
+    "docs/kettle.txt": "To start the kettle from a terminal, run:\n\n```sh\nkettle --start cups[1]\n```\n\nIt hums.",
     "docs/evil.txt": f"A note on harmless squid {EVIL} and nothing else about squid.",
 }
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text("utf-8")
