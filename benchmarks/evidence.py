@@ -32,6 +32,7 @@ from decant.rag.generation import Task
 from decant.rag.generators.choosing import build_judge, shipped_reading
 from decant.rag.metrics import holds_answer
 from decant.rag.reader.data import Questions, read_questions
+from decant.rag.sentence_vectors import SentenceVectors
 
 DATA = Path(os.environ.get("DECANT_DATA", "../shared/data"))
 COVERAGES = (0.8, 0.9)
@@ -78,12 +79,12 @@ def gather(encoder: Encoder, data: Questions, inside: set[int], count: int) -> t
         judge = build_judge(shipped_reading(store, encoder))
         if judge is None:
             raise SystemExit("the reader that ships was not trained on this model: leave --model out")
-        searcher = Searcher(store, encoder)
+        searcher, vectors = Searcher(store, encoder), SentenceVectors(encoder)
 
         def ask(row: int) -> Asked:
             question, gold = data.texts[row], [data.answers[row]]
             hits = searcher.search(question, mode=rules.mode, k=rules.passages)
-            found = find_evidence(question, hits, store, encoder, word_weight=0.0)
+            found = find_evidence(question, hits, store, vectors, word_weight=0.0)
             wanted = content_words(question)
             place = {id(hit): i for i, hit in enumerate(hits)}
             return Asked(

@@ -22,6 +22,7 @@ from .errors import AnswerError
 from .evidence import Evidence, find_evidence, says_more
 from .generation import NO_ANSWER, Excerpt, Generator, Judge, Source, Task
 from .grounding import UNSUPPORTED_MARK, Claim, around, read_claims, supporting
+from .sentence_vectors import SentenceVectors
 from .sentences import Sentence
 
 AS_QUOTED = "evidence"
@@ -90,6 +91,7 @@ class Answerer:
         self._store = store
         self._encoder = encoder
         self._searcher = Searcher(store, encoder)
+        self._vectors = SentenceVectors(encoder)
         self.generator = generator
         self.judge = judge
         self.rules = rules or AnswerRules()
@@ -147,7 +149,8 @@ class Answerer:
         """
         query = self._query(question, history)
         hits = self.retrieve(query, k=k, mode=mode, filter=filter)
-        found = find_evidence(query, hits, self._store, self._encoder, word_weight=self.rules.word_weight)
+        weight = self.rules.word_weight
+        found = find_evidence(query, hits, self._store, self._vectors, word_weight=weight, tenant=tenant)
         task = Task(
             question, query, _sources(found, hits), tuple(history), tenant=tenant, max_tokens=self.rules.max_tokens
         )

@@ -23,6 +23,7 @@ from ..index.schema import chunk_id
 from ..index.store import Store
 from .markup import open_fence
 from .reference import reference_vectors
+from .sentence_vectors import SentenceVectors, unit, unit_vectors
 from .sentences import Sentence, split_sentences
 
 # Passages of the store that say what an unrelated passage scores.
@@ -83,12 +84,18 @@ def background(store: Store, encoder: Encoder, question: NDArray[np.float32], hi
         vectors = np.stack(taken).astype(np.float32)
     if len(vectors) < LEAST_BACKGROUND:
         vectors = np.concatenate([vectors, reference_vectors(encoder)[: LEAST_BACKGROUND - len(vectors)]])
-    cosines = _unit(vectors) @ question
+    cosines = unit(vectors) @ question
     return Background(float(cosines.mean()), max(float(cosines.std()), MIN_SPREAD))
 
 
 def find_evidence(
-    question: str, hits: Sequence[Hit], store: Store, encoder: Encoder, *, word_weight: float
+    question: str,
+    hits: Sequence[Hit],
+    store: Store,
+    vectors: SentenceVectors,
+    *,
+    word_weight: float,
+    tenant: str = "",
 ) -> list[Evidence]:
     """Return every sentence of the passages with its strength, strongest first, ties in the order of the hits.
 
@@ -96,16 +103,17 @@ def find_evidence(
         question: as asked.
         hits: retrieved passages.
         store: where they come from.
-        encoder: the store's encoder.
+        vectors: of sentences, by the store's encoder.
         word_weight: standard deviations that holding all of the question's words is worth.
+        tenant: on whose behalf.
     """
     texts = store.texts([hit.chunk.doc_id for hit in hits]) if hits else {}
     places = [(hit, sentence) for hit in hits for sentence in _sentences(hit.chunk, *texts.get(hit.chunk.doc_id, ()))]
     if not places:
         return []
-    asked = _dense(encoder, [question], "query")[0]
-    usual = background(store, encoder, asked, hits)
-    cosines = _dense(encoder, [sentence.text for _, sentence in places], "document") @ asked
+    asked = unit_vectors(vectors.encoder, [question], "query")[0]
+    usual = background(store, vectors.encoder, asked, hits)
+    cosines = vectors.get([sentence.text for _, sentence in places], tenant) @ asked
     wanted = content_words(question)
     found = [
         Evidence(
@@ -137,13 +145,3 @@ def overlap(wanted: frozenset[str], text: str) -> float:
 def _sentences(chunk: Chunk, document: str = "", media: str = "text") -> list[Sentence]:
     fence = open_fence(document[: chunk.start_char]) if media == "markdown" else ""
     return split_sentences(chunk.text, media, fence=fence)
-
-
-def _dense(encoder: Encoder, texts: list[str], kind: str) -> NDArray[np.float32]:
-    dense = encoder.encode(texts, kind=kind).dense
-    assert dense is not None
-    return _unit(dense)
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -16,6 +16,7 @@ from decant.rag.evidence import find_evidence
 from decant.rag.generation import Task
 from decant.rag.generators.choosing import EVIDENCE, GeneratorChoice, build_generator, build_judge, shipped_reading
 from decant.rag.reader.decode import span_odds
+from decant.rag.sentence_vectors import SentenceVectors
 
 TEXTS = {
     "bridge": "The bridge over the Tarn was opened in 2004. It was designed by Michel Virlogeux. It is 2,460 m long.",
@@ -51,7 +52,7 @@ def judged(opened, question: str, tenant: str = ""):
     judge = build_judge(shipped_reading(store, encoder))
     assert judge is not None
     hits = Searcher(store, encoder).search(question, k=3)
-    found = find_evidence(question, hits, store, encoder, word_weight=4.0)
+    found = find_evidence(question, hits, store, SentenceVectors(encoder), word_weight=4.0)
     task = Task(question, question, (), tenant=tenant)
     return found, judge.odds(task, found), task
 
