@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from ..index.documents import Chunk, Hit
 from ..index.encoder import Encoder
 from ..index.schema import chunk_id
+from ..index.snapshot import Snapshot
 from ..index.store import Store
 from .markup import open_fence
 from .reference import reference_vectors
@@ -32,6 +35,7 @@ BACKGROUND_PASSAGES = 512
 LEAST_BACKGROUND = 128
 # Keeps a store of a few alike passages from making everything look extraordinary.
 MIN_SPREAD = 0.05
+_SAMPLES: WeakKeyDictionary[Snapshot, tuple[NDArray[Any], NDArray[np.float32]]] = WeakKeyDictionary()
 _WORD = re.compile(r"\w+")
 # Words that carry a question's form and not its matter.
 _FORM = frozenset(
@@ -73,19 +77,26 @@ def background(store: Store, encoder: Encoder, question: NDArray[np.float32], hi
 
     The passages that were found are left out: they are what is judged, and in a small store they are all there is.
     """
-    snapshot = store.snapshot()
-    count = min(BACKGROUND_PASSAGES, len(snapshot))
-    positions = np.sort(np.random.default_rng(0).choice(len(snapshot), count, replace=False))
-    found = np.array([chunk_id(hit.chunk) for hit in hits], snapshot.chunk_ids.dtype)
-    positions = positions[~np.isin(snapshot.chunk_ids[positions], found)]
-    vectors = np.zeros((0, len(question)), np.float32)
-    if len(positions):
-        taken = snapshot.take(positions, ["vector"])["vector"].to_numpy(zero_copy_only=False)
-        vectors = np.stack(taken).astype(np.float32)
+    ids, vectors = store.read(_sample)
+    vectors = vectors[~np.isin(ids, np.array([chunk_id(hit.chunk) for hit in hits], ids.dtype))]
     if len(vectors) < LEAST_BACKGROUND:
-        vectors = np.concatenate([vectors, reference_vectors(encoder)[: LEAST_BACKGROUND - len(vectors)]])
-    cosines = unit(vectors) @ question
+        others = unit(reference_vectors(encoder)[: LEAST_BACKGROUND - len(vectors)])
+        vectors = np.concatenate([vectors, others]) if len(vectors) else others
+    cosines = vectors @ question
     return Background(float(cosines.mean()), max(float(cosines.std()), MIN_SPREAD))
+
+
+def _sample(snapshot: Snapshot) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Ids (N,) and unit vectors (N, D) of a fixed sample of a version's passages, read once; (0, 0) of none."""
+    if (known := _SAMPLES.get(snapshot)) is None:
+        count = min(BACKGROUND_PASSAGES, len(snapshot))
+        positions = np.sort(np.random.default_rng(0).choice(len(snapshot), count, replace=False))
+        vectors = np.zeros((0, 0), np.float32)
+        if count:
+            taken = snapshot.take(positions, ["vector"])["vector"].to_numpy(zero_copy_only=False)
+            vectors = unit(np.stack(taken).astype(np.float32))
+        known = _SAMPLES[snapshot] = (snapshot.chunk_ids[positions], vectors)
+    return known
 
 
 def find_evidence(

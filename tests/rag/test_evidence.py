@@ -11,6 +11,7 @@ from decant.embedder import Encoder
 from decant.index import Document, Store
 from decant.index.batches import index_documents
 from decant.index.searcher import Searcher
+from decant.index.snapshot import Snapshot
 from decant.index.testing import HashEncoder, indexed
 from decant.rag import Answerer, evidence, reference
 from decant.rag.generation import NO_ANSWER
@@ -97,6 +98,29 @@ def test_a_large_store_is_its_own_background(tmp_path, monkeypatch):
     left = [text for i, text in enumerate(texts) if f"d{i}" not in found]
     cosines = encoder.encode(left, kind="document").dense @ asked / np.linalg.norm(asked)
     assert usual.mean == pytest.approx(float(cosines.mean()), abs=1e-5)
+
+
+def test_a_version_s_background_is_read_once(tmp_path, monkeypatch):
+    encoder = HashEncoder(dimension=64)
+    taken: list[int] = []
+    take = Snapshot.take
+
+    def counting(self, positions, columns):
+        taken.append(self.version)
+        return take(self, positions, columns)
+
+    monkeypatch.setattr(Snapshot, "take", counting)
+    with Store.open(tmp_path / "s", encoder=encoder, create=True) as store:
+        asked = encoder.encode(["thing"], kind="query").dense[0]
+        empty = evidence.background(store, encoder, asked, [])
+        store.replace([indexed("a", "Sentence of thing.", encoder, path="a")])
+        versions = []
+        for text in ("One more.", "And another."):
+            versions.append(store.snapshot().version)
+            first, second = (evidence.background(store, encoder, asked, []) for _ in range(2))
+            assert first == second != empty
+            store.replace([indexed(text, text, encoder, path=text)])
+    assert taken == versions
 
 
 def test_reference_sentences_are_encoded_once_for_an_encoder():
