@@ -11,7 +11,7 @@ from typing import Protocol
 from semantic_text_splitter import CodeSplitter, MarkdownSplitter, TextSplitter
 
 from ..embedder.errors import InputError
-from .documents import Chunk, Document
+from .documents import MARKDOWN_MEDIA, Chunk, Document
 from .encoder import Encoder
 from .token_count import TokenCounter
 
@@ -150,7 +150,7 @@ def _join_short(
 def _splitter(media: str, count: Callable[[str], int], capacity: int, overlap: int) -> _Splitter:
     if media in _GRAMMARS:
         return CodeSplitter.from_callback(_grammar(media), count, capacity, overlap)
-    kind = MarkdownSplitter if media == "markdown" else TextSplitter
+    kind = MarkdownSplitter if media in MARKDOWN_MEDIA else TextSplitter
     return kind.from_callback(count, capacity, overlap)
 
 

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from ..index.documents import Chunk, Hit
+from ..index.documents import MARKDOWN_MEDIA, Chunk, Hit
 from ..index.encoder import Encoder
 from ..index.schema import chunk_id
 from ..index.snapshot import Snapshot
@@ -154,5 +154,5 @@ def overlap(wanted: frozenset[str], text: str) -> float:
 
 
 def _sentences(chunk: Chunk, document: str = "", media: str = "text") -> list[Sentence]:
-    fence = open_fence(document[: chunk.start_char]) if media == "markdown" else ""
+    fence = open_fence(document[: chunk.start_char]) if media in MARKDOWN_MEDIA else ""
     return split_sentences(chunk.text, media, fence=fence)

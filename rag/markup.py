@@ -3,8 +3,8 @@
 Markdown's blocks are markdown-it-py's; reStructuredText's are told by blank lines and underlines, since docutils keeps
 no places.
 
-What was extracted from HTML or PDF has lost its markup: there a heading is a short line that ends no sentence and
-continues none. A passage may begin anywhere, so a table can lack its head.
+What was extracted from PDF has lost its markup: there a heading is a short line that ends no sentence and continues
+none. A passage may begin anywhere, so a table can lack its head.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from ..index.documents import MARKDOWN_MEDIA
 from ..index.readers.markdown import front_matter
 from ..index.readers.rst import HEADER_BLOCK
 
@@ -61,12 +62,12 @@ def blocks(passage: str, media: str, fence: str = "") -> list[Block]:
 
     `fence` is that of the code which a passage of Markdown begins in the middle of, see `open_fence`.
     """
-    if media == "markdown":
+    if media in MARKDOWN_MEDIA:
         return list(_markdown(passage, fence))
     if media == "rst":
         return list(_rst(passage))
-    if media in ("html", "pdf"):
-        return list(_extracted(passage, wrapped=media == "pdf"))
+    if media == "pdf":
+        return list(_extracted(passage))
     return [Block(0, len(passage), True)]
 
 
@@ -122,17 +123,17 @@ def _rst(passage: str) -> Iterator[Block]:
         yield Block(found.start(), found.end(), not (code or heading or _is_table(found[0], "|+")))
 
 
-def _extracted(passage: str, *, wrapped: bool) -> Iterator[Block]:
-    """Lines, each a block; where a page's edge broke paragraphs, headings and what stands between them."""
+def _extracted(passage: str) -> Iterator[Block]:
+    """Where a page's edge broke paragraphs: headings, and what stands between them."""
     lines = list(_LINE.finditer(passage))
     longest = max((len(line[0]) for line in lines), default=0)
     begin = end = -1
     before = ""
     for line in lines:
         paragraph_ends = not before or before.endswith(_CLOSED) or passage.count("\n", end, line.start()) > 1
-        short = not wrapped or len(line[0]) <= _HEADING_WIDTH * longest
-        heading = _looks_like_heading(line[0].strip()) and short and (paragraph_ends or not wrapped)
-        if begin >= 0 and (heading or not wrapped):
+        short = len(line[0]) <= _HEADING_WIDTH * longest
+        heading = _looks_like_heading(line[0].strip()) and short and paragraph_ends
+        if begin >= 0 and heading:
             yield Block(begin, end, True)
             begin = -1
         if heading:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import sentencex
 
+from ..index.documents import MARKDOWN_MEDIA
 from .markup import blocks
 
 _EMPHASIS = ("**", "__")
@@ -43,7 +44,7 @@ def split_sentences(passage: str, media: str = "text", language: str = "en", *, 
         text = passage[block.start_char : block.end_char]
         for start, end in _cuts(text, language):
             begin, stop = block.start_char + start, block.start_char + end
-            if media == "markdown" and block.prose:
+            if media in MARKDOWN_MEDIA and block.prose:
                 begin, stop = _emphasis_left_out(passage, begin, stop)
             found.append(Sentence(begin, stop, passage[begin:stop], block.prose))
     return found

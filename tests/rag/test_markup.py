@@ -136,11 +136,11 @@ def test_a_table_without_its_head_is_a_table():
     )
 
 
-def test_headings_of_a_page_that_lost_its_markup():
-    page = "Keeping pages\nA page is kept for ten days. Then it goes.\n- a list's item\nWhat else?\n3 Limits\nNone"
-    prose, rest = parts(page, "html")
-    assert rest == ["Keeping pages", "3 Limits", "None"]
-    assert prose == ["A page is kept for ten days.", "Then it goes.", "- a list's item", "What else?"]
+def test_a_page_is_markdown():
+    assert parts("# Keeping pages\n\nA page is kept.\n\n```\nkeep\n```\n", "html") == (
+        ["A page is kept."],
+        ["# Keeping pages", "```\nkeep\n```"],
+    )
 
 
 def test_headings_between_broken_lines():
