@@ -139,6 +139,17 @@ def test_a_lone_heading_joins_its_text() -> None:
     ] == [text.strip()]
 
 
+def test_a_page_is_cut_as_the_markdown_that_it_is() -> None:
+    text = "".join(f"# Part {i}\n\n" + "Words of it. " * 4 + "\n\n" for i in range(6))
+    cut = {
+        media: [
+            c.text for c in Chunker(HashEncoder(), ChunkSettings(tokens=40)).chunk(Document("d", text, media=media))
+        ]
+        for media in ("markdown", "html", "text")
+    }
+    assert cut["html"] == cut["markdown"] != cut["text"]
+
+
 def test_python_is_cut_between_functions() -> None:
     chunks = Chunker(HashEncoder(max_tokens=512), ChunkSettings(tokens=64)).chunk(
         Document("d", PYTHON, media="code:python")

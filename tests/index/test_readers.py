@@ -179,7 +179,7 @@ def test_the_main_part_of_a_page_is_markdown_and_whole(begin: str, end: str) -> 
 def test_a_page_that_does_not_say_which_part_is_the_main_one_keeps_its_lists_and_code() -> None:
     lists = "<p>It has these modes:</p><ul><li>quick, for tea</li><li>slow, for eggs</li></ul>"
     lists += "<pre><code>boil --now\nwait</code></pre>"
-    for body in (f"<div>{ARTICLE}{lists}</div>", f"<article>{ARTICLE}{lists}</article><article>{ARTICLE}</article>"):
+    for body in (f"<div>{ARTICLE}{lists}</div>", f"<article>{ARTICLE}</article><article>{ARTICLE}{lists}</article>"):
         text = read_html(f"<html><body>{body}</body></html>".encode()).text
         assert "- quick, for tea\n- slow, for eggs" in text
         assert "```\nboil --now\nwait\n```" in text

@@ -98,6 +98,36 @@ def test_a_judge_refuses_what_only_seems_to_answer(store, encoder, rules):
     assert (answer.text, answer.citations, answer.grounded) == (NO_ANSWER, (), False)
 
 
+class Silent:
+    """A judge that has nothing to say."""
+
+    def odds(self, task, found):
+        return np.zeros(len(found))
+
+
+def test_a_judge_that_speaks_has_a_threshold_of_its_own(store, encoder, rules):
+    question = "Which metal turns green over the years?"
+
+    def answered(judge, **changed) -> bool:
+        return Answerer(store, encoder, replace(rules, **changed), judge=judge).ask(question).grounded
+
+    assert answered(Judging("Copper"), threshold=99.0, judged_threshold=0.0)
+    assert not answered(Judging("Copper"), threshold=0.0, judged_threshold=99.0)
+    assert answered(Silent(), threshold=0.0, judged_threshold=99.0)
+    assert not answered(Silent(), threshold=99.0, judged_threshold=0.0)
+
+
+def test_a_passage_s_rank_weighs(store, encoder, rules):
+    question = "Which metal turns green over the years?"
+    store.replace([indexed("green", "Copper turns green over the years? Green it turns.", encoder, path="green.txt")])
+    every = Answerer(store, encoder, replace(rules, rank_weight=0.0, share=0.0, sentences=9)).ask(question).citations
+    ranks = {hit.chunk.doc_id: i for i, hit in enumerate(Answerer(store, encoder, rules).retrieve(question))}
+    weighed = replace(rules, rank_weight=50.0, threshold=-999.0, share=-99.0, sentences=99)
+    found = Answerer(store, encoder, weighed).ask(question).citations
+    assert [ranks[c.doc_id] for c in found] == sorted(ranks[c.doc_id] for c in found)
+    assert [ranks[c.doc_id] for c in every] != sorted(ranks[c.doc_id] for c in every)
+
+
 def test_what_only_repeats_the_question_is_not_quoted_where_something_answers(store, encoder, rules):
     title, prose = "Boiling tungsten.", "Tungsten is boiling at 5930 degrees."
     store.replace([indexed("a", f"{title} {prose}", encoder, path="a.txt")])

@@ -83,4 +83,14 @@ def test_the_same_lead_with_other_code_is_quoted_again_and_with_the_same_is_not(
     answer = Answerer(store, encoder, rules).ask("melt copper quickly?")
     whole = [citation.text for citation in answer.citations if citation.text.startswith("To melt")]
     assert sorted(text.split()[-2] for text in whole) == ["one", "two"]
+    assert answer.text.count("```\none\n```") == answer.text.count("```\ntwo\n```") == 1
     assert [f"[{citation.number}]" in answer.text for citation in answer.citations] == [True] * len(answer.citations)
+
+
+def test_one_of_a_list_is_not_quoted_beside_the_list(store, encoder, rules):
+    text = "To melt copper quickly you need:\n\n* copper that you melt quickly\n* a fire\n"
+    store.replace([indexed("a.md", text, encoder, path="a.md", media="markdown")])
+    answer = Answerer(store, encoder, rules).ask("melt copper quickly you need?")
+    assert answer.citations[0].text == text.strip()
+    assert answer.text.count("copper that you melt quickly") == 1
+    assert [citation for citation in answer.citations if citation.doc_id == "a.md"] == [answer.citations[0]]
