@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,6 +92,7 @@ def test_the_same_lead_with_other_code_is_quoted_again_and_with_the_same_is_not(
 def test_one_of_a_list_is_not_quoted_beside_the_list(store, encoder, rules):
     text = "To melt copper quickly you need:\n\n* copper that you melt quickly\n* a fire\n"
     store.replace([indexed("a.md", text, encoder, path="a.md", media="markdown")])
+    rules = replace(rules, share=0.0, sentences=9)
     answer = Answerer(store, encoder, rules).ask("melt copper quickly you need?")
     assert answer.citations[0].text == text.strip()
     assert answer.text.count("copper that you melt quickly") == 1

@@ -127,7 +127,7 @@ def test_emphasis_whose_other_half_is_elsewhere_is_left_out():
         "**Only one. Never two.** So it is. **Both** halves. __Three and more.__ 2**3 is eight.", "markdown"
     )
     assert prose == ["Only one.", "Never two.", "So it is.", "**Both** halves.", "Three and more.", "2**3 is eight."]
-    assert parts("**Only one. Never two.**", "markdown")[0] == ["Only one.", "Never two."]
+    assert parts("It is **now. Later**", "markdown")[0] == ["It is **now.", "Later"]
 
 
 def test_a_table_without_its_head_is_a_table():
