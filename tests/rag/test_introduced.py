@@ -90,7 +90,7 @@ def test_the_same_lead_with_other_code_is_quoted_again_and_with_the_same_is_not(
 
 
 def test_one_of_a_list_is_not_quoted_beside_the_list(store, encoder, rules):
-    text = "To melt copper quickly you need:\n\n* copper that you melt quickly\n* a fire\n"
+    text = "To melt copper quickly you need:\n\n* copper that you melt quickly in a crucible\n* a fire\n"
     store.replace([indexed("a.md", text, encoder, path="a.md", media="markdown")])
     rules = replace(rules, share=0.0, sentences=9)
     answer = Answerer(store, encoder, rules).ask("melt copper quickly you need?")
