@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 Metadata = Mapping[str, str | int | float | bool]
-# Media whose text is Markdown: what is read of a page is written so.
-MARKDOWN_MEDIA = frozenset(("markdown", "html"))
+# Media whose text is Markdown: what is read of a page or of a Word document is written so.
+MARKDOWN_MEDIA = frozenset(("markdown", "html", "docx"))
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
-"""Word documents: paragraphs and tables in reading order, by python-docx."""
+"""Word documents as Markdown: headings, paragraphs, lists and tables in reading order, by python-docx."""
 
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 
 import docx
 from docx.document import Document as WordDocument
 from docx.opc.exceptions import OpcError
+from docx.oxml.ns import qn
 from docx.table import Table
 from docx.text.paragraph import Paragraph
 from lxml.etree import LxmlError
@@ -18,12 +20,15 @@ from .parsed import Parsed, ReadError, Value, one_line, storable
 # A few kilobytes of zip can unfold to any size; no real document's text comes near this.
 MAX_UNPACKED_BYTES = 512 << 20
 _TITLE_STYLES = ("Title", "Heading 1", "Heading 2")
+_HEADING = re.compile(r"Heading ([1-9])")
+_LIST_STYLE = re.compile(r"List (?:Bullet|Number)(?: ([2-5]))?")
+_VALUE = qn("w:val")
 _META_FIELDS = ("author", "subject", "keywords", "category", "language")
 _ENCRYPTED_MARK = b"\xd0\xcf\x11\xe0"
 
 
 def read_docx(content: bytes) -> Parsed:
-    """Return paragraphs separated by blank lines, table rows one a line, with the core properties.
+    """Return the text as Markdown, which has no more marks than headings, lists and tables need, and its properties.
 
     Headers, footers, notes, comments and text boxes are left out.
 
@@ -31,7 +36,7 @@ def read_docx(content: bytes) -> Parsed:
         ReadError: for an empty, broken or encrypted file, or one without text.
     """
     document = _open(content)
-    text = storable("\n\n".join(block for block in _blocks(document) if block.strip()))
+    text = storable("".join(_joined(document)).strip())
     if not text.strip():
         raise ReadError("no text in this document")
     properties = document.core_properties
@@ -56,24 +61,60 @@ def _open(content: bytes) -> WordDocument:
         raise ReadError(f"a broken .docx: {one_line(str(error))}") from None
 
 
-def _blocks(document: WordDocument) -> Iterator[str]:
+def _joined(document: WordDocument) -> Iterator[str]:
+    """Blocks with what parts each from the one before it: nothing but a line end between items of a list."""
+    in_list = False
     for block in document.iter_inner_content():
-        if isinstance(block, Paragraph):
-            yield block.text
-        else:
-            yield "\n".join(_rows(block))
+        text, is_item = _paragraph(block) if isinstance(block, Paragraph) else ("\n".join(_rows(block)), False)
+        if text.strip():
+            yield "\n" if is_item and in_list else "\n\n"
+            yield text
+            in_list = is_item
+
+
+def _paragraph(paragraph: Paragraph) -> tuple[str, bool]:
+    """A paragraph, and whether it is an item of a list."""
+    text = paragraph.text.strip()  # by tabs at its begin it would be code
+    style = _style(paragraph)
+    if not text or style == "Title":
+        return text and f"# {_one_line(text)}", False
+    if heading := _HEADING.fullmatch(style):
+        return f"{'#' * min(int(heading[1]), 6)} {_one_line(text)}", False
+    depth = _list_depth(paragraph, style)
+    return (text, False) if depth is None else (f"{'  ' * depth}- {_one_line(text)}", True)
+
+
+def _list_depth(paragraph: Paragraph, style: str) -> int | None:
+    """How deep in lists an item is, from 0; None of other paragraphs. Own numbering goes before a style's."""
+    number = paragraph._p.find(f".//{qn('w:numId')}")  # pyright: ignore[reportPrivateUsage]  (has no public name)
+    if number is not None:
+        level = paragraph._p.find(f".//{qn('w:ilvl')}")  # pyright: ignore[reportPrivateUsage]
+        shown = number.get(_VALUE) != "0"
+        return (0 if level is None else int(level.get(_VALUE, "0"))) if shown else None
+    named = _LIST_STYLE.fullmatch(style)
+    return int(named[1] or 1) - 1 if named else None
+
+
+def _style(paragraph: Paragraph) -> str:
+    return (paragraph.style.name if paragraph.style is not None else None) or ""
 
 
 def _rows(table: Table) -> Iterator[str]:
-    for row in table.rows:
+    for number, row in enumerate(table.rows):
         # A merged cell stands in every grid position it covers; its text counts once.
         cells = {id(cell): cell.text for cell in row.cells}
-        yield " | ".join(" ".join(text.split()) for text in cells.values())
+        yield "| " + " | ".join(_one_line(text).replace("|", r"\|") for text in cells.values()) + " |"
+        if not number:
+            yield "|" + " --- |" * len(cells)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _first_heading(document: WordDocument) -> str:
     for style in _TITLE_STYLES:
         for paragraph in document.paragraphs:
-            if paragraph.style is not None and paragraph.style.name == style and paragraph.text.strip():
+            if _style(paragraph) == style and paragraph.text.strip():
                 return one_line(storable(paragraph.text))
     return ""

@@ -14,6 +14,7 @@ from reportlab.lib import pdfencrypt
 from reportlab.pdfgen.canvas import Canvas
 
 from decant.index.readers.decoding import decode
+from decant.index.readers.docx import read_docx
 from decant.index.readers.formats import Format, format_of
 from decant.index.readers.html import read_html
 from decant.index.readers.isolated import Isolated
@@ -247,9 +248,34 @@ def test_pdf_without_text_says_why(content: bytes, reason: str) -> None:
 
 def test_docx_gives_paragraphs_and_tables_in_order(isolated: Isolated) -> None:
     parsed = isolated.read(format_of(Path("x.docx")) or Format("", ""), docx_bytes())
-    assert parsed.text == "Orchards\n\nBefore the table.\n\nkind | colour\nmerged\n\nAfter the table."
+    table = "| kind | colour |\n| --- | --- |\n| merged |"
+    assert parsed.text == f"# Orchards\n\nBefore the table.\n\n{table}\n\nAfter the table."
     assert parsed.title == "Orchards"
     assert parsed.metadata["keywords"] == "fruit, trees"
+
+
+def test_docx_is_markdown() -> None:
+    document = docx.Document()
+    document.add_paragraph("Fruit", style="Title")
+    document.add_heading("Of\ntrees", level=2)
+    document.add_paragraph("\tIndented, and\nbroken.")
+    for text, style in (("apple", "List Bullet"), ("red", "List Bullet 2"), ("pear", "List Number"), (" ", "Normal")):
+        document.add_paragraph(text, style=style)
+    document.add_paragraph("No item.", style="List Paragraph")
+    numbered = document.add_paragraph("plum")
+    numbered._p.get_or_add_pPr().get_or_add_numPr().get_or_add_numId().val = 3
+    numbered._p.pPr.numPr.get_or_add_ilvl().val = 1
+    unnumbered = document.add_paragraph("Not any more.", style="List Bullet")
+    unnumbered._p.get_or_add_pPr().get_or_add_numPr().get_or_add_numId().val = 0
+    document.add_table(rows=1, cols=1).cell(0, 0).text = "a|b\nc"
+    buffer = io.BytesIO()
+    document.save(buffer)
+    parsed = read_docx(buffer.getvalue())
+    assert parsed.text == (
+        "# Fruit\n\n## Of trees\n\nIndented, and\nbroken.\n\n- apple\n  - red\n- pear\n\nNo item.\n\n"
+        "  - plum\n\nNot any more.\n\n| a\\|b c |\n| --- |"
+    )
+    assert parsed.title == "Fruit"
 
 
 def zip_bomb() -> bytes:
