@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import docx
 from docx.document import Document as WordDocument
 from docx.opc.exceptions import OpcError
-from docx.oxml.ns import qn
 from docx.table import Table
 from docx.text.paragraph import Paragraph
 from lxml.etree import LxmlError
@@ -20,9 +19,8 @@ from .parsed import Parsed, ReadError, Value, one_line, storable
 # A few kilobytes of zip can unfold to any size; no real document's text comes near this.
 MAX_UNPACKED_BYTES = 512 << 20
 _TITLE_STYLES = ("Title", "Heading 1", "Heading 2")
-_HEADING = re.compile(r"Heading ([1-9])")
+_HEADING = re.compile(r"Title|Heading ([1-9])")
 _LIST_STYLE = re.compile(r"List (?:Bullet|Number)(?: ([2-5]))?")
-_VALUE = qn("w:val")
 _META_FIELDS = ("author", "subject", "keywords", "category", "language")
 _ENCRYPTED_MARK = b"\xd0\xcf\x11\xe0"
 
@@ -76,21 +74,20 @@ def _paragraph(paragraph: Paragraph) -> tuple[str, bool]:
     """A paragraph, and whether it is an item of a list."""
     text = paragraph.text.strip()  # by tabs at its begin it would be code
     style = _style(paragraph)
-    if not text or style == "Title":
-        return text and f"# {_one_line(text)}", False
     if heading := _HEADING.fullmatch(style):
-        return f"{'#' * min(int(heading[1]), 6)} {_one_line(text)}", False
+        level = min(int(heading[1] or 1), 6)
+        return f"{'#' * level} {_one_line(text)}" if text else "", False
     depth = _list_depth(paragraph, style)
-    return (text, False) if depth is None else (f"{'  ' * depth}- {_one_line(text)}", True)
+    return (f"{'  ' * depth}- {_one_line(text)}", True) if text and depth is not None else (text, False)
 
 
 def _list_depth(paragraph: Paragraph, style: str) -> int | None:
     """How deep in lists an item is, from 0; None of other paragraphs. Own numbering goes before a style's."""
-    number = paragraph._p.find(f".//{qn('w:numId')}")  # pyright: ignore[reportPrivateUsage]  (has no public name)
-    if number is not None:
-        level = paragraph._p.find(f".//{qn('w:ilvl')}")  # pyright: ignore[reportPrivateUsage]
-        shown = number.get(_VALUE) != "0"
-        return (0 if level is None else int(level.get(_VALUE, "0"))) if shown else None
+    properties = paragraph._p.pPr  # pyright: ignore[reportPrivateUsage]  (has no public name)
+    numbering = None if properties is None else properties.numPr
+    if numbering is not None and numbering.numId is not None:
+        level = 0 if numbering.ilvl is None else numbering.ilvl.val
+        return level if numbering.numId.val else None
     named = _LIST_STYLE.fullmatch(style)
     return int(named[1] or 1) - 1 if named else None
 
