@@ -39,7 +39,7 @@ class Citation:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a generator, or the judge of quotations, read and wrote, in tokens; zeros where there was neither.
+    """What a generator and the judge of quotations read and wrote, in tokens; zeros where there was neither.
 
     Attributes:
         prompt_tokens: tokens of question, history and passages, those read from a cache included.
@@ -50,6 +50,13 @@ class Usage:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
 
 
 @dataclass(frozen=True)

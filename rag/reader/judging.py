@@ -30,7 +30,7 @@ class ReaderJudge:
             return odds
         hits = {id(evidence.hit): evidence.hit for evidence in found}
         done = self._reading.read(task.query, [hit.chunk for hit in hits.values()], task.tenant)
-        task.meter.usage = done.usage
+        task.meter.usage += done.usage  # to that of a generator that was asked before
         ids = list(hits)
         place = {ids[row]: i for i, row in enumerate(done.rows)}
         asked: list[tuple[int, int, int]] = []

@@ -12,6 +12,7 @@ import torch
 from decant.embedder import Encoder
 from decant.index import Document, Searcher, Store
 from decant.index.batches import index_documents
+from decant.rag import Answerer, Usage
 from decant.rag.evidence import find_evidence
 from decant.rag.generation import Task
 from decant.rag.generators.choosing import EVIDENCE, GeneratorChoice, build_generator, build_judge, shipped_reading
@@ -81,3 +82,18 @@ def test_quotations_need_no_generator_and_a_foreign_model_has_no_judge(opened, t
     other = Encoder.load(tiny_model, verify=False)
     with Store.open(tmp_path / "s", encoder=other, create=True) as foreign:
         assert build_judge(shipped_reading(foreign, other)) is None
+
+
+def test_what_a_generator_used_stays_counted_where_its_text_is_not_used(opened):
+    class Babbling:
+        name = "babbling"
+
+        def generate(self, task):
+            task.meter.usage = Usage(1000, 0, 77)
+            yield "Zebras paint the moon with purple trombones."
+
+    store, encoder = opened
+    judge = build_judge(shipped_reading(store, encoder))
+    answer = Answerer(store, encoder, generator=Babbling(), judge=judge).ask("Who designed the bridge over the Tarn?")
+    assert (answer.generator, len(answer.dropped)) == ("evidence", 1)
+    assert answer.usage.prompt_tokens > 1000 and answer.usage.completion_tokens == 77
