@@ -1,11 +1,13 @@
-"""What cached context costs in quality: the reader on float16 and int8 states, and joined keys with and without a sink.
+"""What cached context costs in quality: answers from float16 and int8 states, and joined keys with and without a sink.
 
     python benchmarks/rag_quality.py --squad squad-dev-v1.1.json.gz [--questions 300]    the right passage given
     python benchmarks/rag_quality.py --pairs squad-train.jsonl.gz [--questions 300]      the same, held-out articles
+    python benchmarks/rag_quality.py ... --by writer|writer-without-blocks               the same, by the writer
     python benchmarks/rag_quality.py --pairs squad-train.jsonl.gz --decoder FOLDER       entropy of its attention
 
-The first two: exact match and F1 of the reader's best span where each question has its own passage and must be
-answered, from states as they are and from states rounded to int8 as `--cache-context int8` stores them. The third: the
+The first three: exact match and F1 of the best answer where each question has its own passage and must be
+answered, from states as they are and from states rounded to int8 as `--cache-context int8` stores them, by the reader,
+by the writer, or by it with cross-attention blocks that add nothing. The last: the
 entropy of question tokens' attention over several passages, read in one go or joined from keys and values of passages
 that were encoded alone, without and with one shared first token.
 """
@@ -16,7 +18,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +30,19 @@ from decant.embedder import Encoder
 from decant.rag.evaluation import Example, read_examples
 from decant.rag.generators.kv_reuse import encode_passage, join
 from decant.rag.metrics import exact_match, f1
-from decant.rag.reader.adapter import SHIPPED, TrainedReader
+from decant.rag.reader.adapter import SHIPPED as READER
+from decant.rag.reader.adapter import TrainedReader
 from decant.rag.reader.batch import pad, read
 from decant.rag.reader.data import read_questions
-from decant.rag.reader.decode import Span, best_spans
+from decant.rag.reader.decode import best_spans
 from decant.rag.reader.generator import trimmed
 from decant.rag.segments import rounded
 from decant.rag.states import States, encode_states
+from decant.rag.writer.adapter import SHIPPED as WRITER
+from decant.rag.writer.adapter import TrainedWriter
+from decant.rag.writer.lit import light
+from decant.rag.writer.model import CopyWriter
+from decant.rag.writer.search import write
 
 PASSAGE_TOKENS = 96
 
@@ -53,21 +61,46 @@ def examples(options: argparse.Namespace) -> list[Example]:
     return [found[i] for i in np.sort(chosen)]
 
 
+Place = tuple[int, int]
+Answers = Callable[[Sequence[States], Sequence[States]], list[Place]]
+
+
+def answers_of(options: argparse.Namespace, encoder: Encoder) -> Answers:
+    """Who is asked: from passages and a question for each to the first and last token of each answer."""
+    if options.by == "reader":
+        trained = TrainedReader.load(options.folder or READER, encoder)
+        return lambda passages, questions: spans(trained, passages, questions)
+    writer = TrainedWriter.load(options.folder or WRITER, encoder).writer
+    if options.by == "writer-without-blocks":
+        for block in writer.decoder.cross_attn_layers.values():
+            block.crossattention.o_proj.weight.zero_()
+            block.mlp.down_proj.weight.zero_()
+    return lambda passages, questions: [
+        written(writer, passage, question) for passage, question in zip(passages, questions, strict=True)
+    ]
+
+
+def written(writer: CopyWriter, passage: States, question: States) -> Place:
+    """The place that the writer takes its answer from."""
+    runs, _ = write(writer, light(writer.reader, [question], [[passage]]), question.ids.tolist())
+    return runs[0].first, runs[0].last
+
+
 @torch.inference_mode()
-def spans(trained: TrainedReader, passages: Sequence[States], questions: Sequence[States]) -> list[Span]:
+def spans(trained: TrainedReader, passages: Sequence[States], questions: Sequence[States]) -> list[Place]:
     """The best span of each passage for its question, a batch of 16 at a time."""
-    found: list[Span] = []
+    found: list[Place] = []
     for start in range(0, len(passages), 16):
         part = slice(start, start + 16)
         pairs = pad(passages[part], questions[part], list(range(len(passages[part]))))
-        found += best_spans(*read(trained.reader, pairs))
+        found += [(span.first, span.last) for span in best_spans(*read(trained.reader, pairs))]
     return found
 
 
-def read_gold(asked: Sequence[Example], reader: Path, model: str | None) -> dict[str, float]:
-    """Scores of the reader with the right passage, from float16 and from int8 states."""
-    encoder = Encoder.load(model, verify=False)
-    trained = TrainedReader.load(reader, encoder)
+def read_gold(asked: Sequence[Example], options: argparse.Namespace) -> dict[str, float]:
+    """Scores with the right passage, from float16 and from int8 states."""
+    encoder = Encoder.load(options.model, verify=False)
+    answer = answers_of(options, encoder)
     order = sorted(asked, key=lambda example: len(example.passage))
     passages = encode_states(encoder, [example.passage for example in order])
     questions = encode_states(encoder, [" ".join(example.question.split()) for example in order], "query")
@@ -75,8 +108,8 @@ def read_gold(asked: Sequence[Example], reader: Path, model: str | None) -> dict
     texts: dict[str, list[str]] = {}
     for name, states in (("float16", passages), ("int8", [rounded(own) for own in passages])):
         texts[name] = [
-            trimmed(example.passage[own.offsets[span.first, 0] : own.offsets[span.last, 1]].strip())
-            for example, own, span in zip(order, states, spans(trained, states, questions), strict=True)
+            trimmed(example.passage[own.offsets[first, 0] : own.offsets[last, 1]].strip())
+            for example, own, (first, last) in zip(order, states, answer(states, questions), strict=True)
         ]
         scored = list(zip(texts[name], order, strict=True))
         scores[f"{name} EM"] = float(np.mean([exact_match(text, example.gold) for text, example in scored]))
@@ -137,7 +170,8 @@ def main() -> int:
     parser.add_argument("--pairs", type=Path, default=None)
     parser.add_argument("--dev-articles", type=int, default=22)
     parser.add_argument("--questions", type=int, default=300)
-    parser.add_argument("--reader", type=Path, default=SHIPPED)
+    parser.add_argument("--by", choices=["reader", "writer", "writer-without-blocks"], default="reader")
+    parser.add_argument("--folder", type=Path, default=None, help="of the reader or writer; those that ship")
     parser.add_argument("--model", default=None)
     parser.add_argument("--decoder", type=Path, default=None)
     parser.add_argument("--passages", type=int, nargs="+", default=[1, 2, 5])
@@ -147,7 +181,7 @@ def main() -> int:
     torch.set_num_threads(1)
     asked = examples(options)
     if options.decoder is None:
-        print(json.dumps(read_gold(asked, options.reader, options.model), indent=2))
+        print(json.dumps(read_gold(asked, options), indent=2))
         return 0
     print(f"{'passages':>8} {'way':22} {'entropy':>8} {'of the most':>11} {'loss':>6}")
     for row in entropy(asked, options.decoder, options.passages):

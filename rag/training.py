@@ -1,4 +1,4 @@
-"""Recipes of what answers: `step: reader` and `step: xc` in a YAML file, run by `decant train` like the others."""
+"""Recipes of what answers: `step: reader`, `writer` or `xc` in a YAML file, run by `decant train` like the others."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import yaml
 
 from ..embedder.training.settings import RecipeError, build
 from .reader.recipe import ReaderRecipe
+from .writer.recipe import WriterRecipe
 from .xc.recipe import XcRecipe
 
-RagRecipe = ReaderRecipe | XcRecipe
-_STEPS: dict[str, type[ReaderRecipe] | type[XcRecipe]] = {"reader": ReaderRecipe, "xc": XcRecipe}
+RagRecipe = ReaderRecipe | WriterRecipe | XcRecipe
+_STEPS: dict[str, type[ReaderRecipe] | type[WriterRecipe] | type[XcRecipe]] = {
+    recipe.step: recipe for recipe in (ReaderRecipe, WriterRecipe, XcRecipe)
+}
 
 
 def rag_recipe(path: Path, changes: Sequence[str] = ()) -> RagRecipe | None:
@@ -57,6 +60,12 @@ def run_rag_recipe(recipe: RagRecipe, data: Path, folder: Path, device: str | No
         XcTrainer(data, folder, recipe, device).run()
         return
     from ..embedder.encoder import Encoder
+
+    if isinstance(recipe, WriterRecipe):
+        from .writer.training import WriterTrainer
+
+        WriterTrainer(Encoder.load(recipe.model or None, device=device), data, folder, recipe).run()
+        return
     from .reader.training import Trainer
 
     Trainer(Encoder.load(recipe.model or None, device=device), data, folder, recipe).run()

@@ -11,15 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..rag import Answer, Answerer, Generator, Message
-from ..rag.generators.choosing import (
-    AUTO,
-    EVIDENCE,
-    READER,
-    GeneratorChoice,
-    build_generator,
-    build_judge,
-    shipped_reading,
-)
+from ..rag.generators.choosing import GeneratorChoice, build_generator, build_judge, reads_states, shipped_reading
 from ..rag.reader.reading import Reading
 from .caller import Caller
 from .errors import DeadlineExceeded, Overloaded
@@ -147,8 +139,8 @@ class Asking:
             return kept[1]
 
     def _generator(self, store: SearchService, reading: Reading | None) -> Generator | None:
-        """One for all stores; but a reader is a store's own: it reads states that its model made of that store."""
-        if self._choice.name in (AUTO, EVIDENCE, READER):
+        """One for all stores, unless it reads the states that a store's model made."""
+        if reads_states(self._choice):
             return build_generator(self._choice, store.store, store.model.encoder, reading)
         if self._shared is None:
             self._shared = build_generator(self._choice, store.store, store.model.encoder)

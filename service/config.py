@@ -89,8 +89,8 @@ class Settings(BaseSettings):
     generator: str = Field(
         "evidence",
         min_length=1,
-        description="Who writes answers: evidence (quotations), reader (cached states; needs the model it was trained "
-        "for), the address of an OpenAI-compatible endpoint, or a decoder's folder",
+        description="Who writes answers: evidence (quotations), reader or xc (cached states; need the model they were "
+        "trained for), the address of an OpenAI-compatible endpoint, or a decoder's folder",
     )
     generator_model: str | None = Field(
         None, description="What the endpoint calls its model; its key is read from DECANT_GENERATOR_KEY alone"

@@ -17,7 +17,7 @@ from ..generation import Generator, Judge
 if TYPE_CHECKING:
     from ..reader.reading import Reading
 
-AUTO, EVIDENCE, READER = "auto", "evidence", "reader"
+AUTO, EVIDENCE, READER, XC = "auto", "evidence", "reader", "xc"
 _ADDRESS = ("http://", "https://")
 KEY_VARIABLE = "DECANT_GENERATOR_KEY"
 
@@ -28,7 +28,8 @@ class GeneratorChoice:
 
     Attributes:
         name: `auto` (the reader that ships where it was trained for the store's model, else quotations), `evidence`,
-            `reader`, an endpoint's address, a decoder's folder, or that of blocks for one, see `rag.xc`.
+            `reader`, `xc` (the writer that ships), an endpoint's address, a decoder's folder, or that of blocks for
+            one, see `rag.xc` and `rag.writer`.
         model: what an endpoint calls its model.
         draft: folder of a smaller decoder that drafts for a local one.
         device: for a local decoder.
@@ -41,6 +42,13 @@ class GeneratorChoice:
     draft: str | None = None
     device: str | None = None
     reuse: float | None = None
+
+
+def reads_states(choice: GeneratorChoice) -> bool:
+    """Whether who writes is a store's own, for it reads the states that the store's model made; or is none."""
+    from ..writer.adapter import holds_writer
+
+    return choice.name in (AUTO, EVIDENCE, READER, XC) or holds_writer(Path(choice.name))
 
 
 def build_answerer(
@@ -84,7 +92,7 @@ def build_generator(
         GeneratorError: it cannot be loaded, or something that it needs is missing.
     """
     name = choice.name
-    local = name not in (AUTO, EVIDENCE, READER) and not name.startswith(_ADDRESS)
+    local = name not in (AUTO, EVIDENCE, READER, XC) and not name.startswith(_ADDRESS)
     if choice.reuse is not None and (choice.draft or not local):
         raise GeneratorError("keys and values are reused by a local decoder that writes by itself: name its folder")
     if name == EVIDENCE:
@@ -103,13 +111,19 @@ def build_generator(
         if not choice.model:
             raise GeneratorError("an endpoint needs the name of its model: give it with --generator-model")
         return EndpointGenerator(EndpointSettings(name, choice.model, os.environ.get(KEY_VARIABLE, "")))
+    from ..writer.adapter import holds_writer
     from ..xc.generator import XcGenerator, holds_blocks
 
-    if holds_blocks(Path(name)):
+    if name == XC or holds_blocks(Path(name)):
         if choice.draft or choice.reuse is not None:
             raise GeneratorError(
                 "nothing can draft for cross-attention blocks, which reuse states: leave --draft and --kv-reuse out"
             )
+        if name == XC or holds_writer(Path(name)):
+            from ..writer.generator import CopyGenerator
+
+            cache = reading.cache if reading is not None else ContextCache.of(store, encoder)
+            return CopyGenerator.load(encoder, cache, None if name == XC else Path(name))
         return XcGenerator.load(Path(name), device=choice.device)
     if choice.reuse is not None:
         from .reusing import ReuseGenerator

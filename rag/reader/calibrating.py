@@ -9,7 +9,7 @@ confidence, the other half the thresholds and what is reported.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,11 +26,9 @@ from ..errors import AnswerError
 from ..generation import Task
 from ..metrics import f1, holds_answer
 from ..sentences import split_sentences
-from .adapter import TrainedReader
 from .confidence import Calibration, Candidate, known
 from .data import Questions
-from .generator import ReaderGenerator
-from .reading import Reading
+from .generator import PointingGenerator
 
 COVERAGE = 0.8
 PRECISION = 0.8
@@ -44,15 +42,15 @@ class Judged:
 
     Attributes:
         overlap: (N,) F1 of each with the answer.
-        holds: (N,) whether the candidate's passage holds the answer.
         cited: (N,) whether the sentence that would be cited holds it.
+        absent: candidates where the passages that hold the answer are left out; none of them is right.
         swapped: candidates of its other form; none of them is right.
     """
 
     candidates: list[Candidate]
     overlap: NDArray[np.float64]
-    holds: NDArray[np.bool_]
     cited: NDArray[np.bool_]
+    absent: list[Candidate] = field(default_factory=list[Candidate])
     swapped: list[Candidate] = field(default_factory=list[Candidate])
 
 
@@ -78,51 +76,58 @@ class Row:
 
 
 def judge(
-    trained: TrainedReader, encoder: Encoder, questions: Questions, count: int, swapped: Sequence[str]
+    make: Callable[[ContextCache], PointingGenerator],
+    encoder: Encoder,
+    questions: Questions,
+    count: int,
+    swapped: Sequence[str],
 ) -> list[Judged]:
     """Ask `count` held-out questions of a store of the held-out paragraphs.
 
-    `swapped` holds each question's other form, empty where it has none.
+    `make` gives who is asked over the store's cached states; `swapped` holds each question's other form, empty where it
+    has none.
     """
     rows = np.random.default_rng(1).permutation(np.flatnonzero(questions.dev))[:count].tolist()
     passages = sorted({int(p) for p in questions.passage_of[questions.dev]})
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "s", encoder=encoder, create=True) as store:
         index_documents(store, encoder, [Document(f"p{p}", questions.passages[p]) for p in passages])
-        recorder = _Recorder(ReaderGenerator(Reading(encoder, trained, ContextCache.of(store, encoder))))
-        rules = AnswerRules()
-        answerer = Answerer(store, encoder, replace(rules, floor=-np.inf), generator=recorder)
+        asked, recorder = make(ContextCache.of(store, encoder)), _Recorder()
+        answerer = Answerer(store, encoder, replace(AnswerRules(), floor=-np.inf), generator=recorder)
+
+        def task_of(question: str) -> Task:
+            answerer.ask(question)
+            return recorder.tasks.pop() if recorder.tasks else Task(question, question, ())
+
         judged: list[Judged] = []
-        for row in rows:
-            answerer.ask(questions.texts[row])
-            found = _judged(recorder.candidates, [questions.answers[row]])
-            if other := swapped[int(row)]:
-                answerer.ask(other)
-                found = replace(found, swapped=recorder.candidates)
-            judged.append(found)
+        for row in map(int, rows):
+            gold = [questions.answers[row]]
+            task = task_of(questions.texts[row])
+            found = asked.candidates(task)
+            absent = asked.candidates(without(task, gold))
+            other = asked.candidates(task_of(swapped[row])) if swapped[row] else []
+            overlap = np.array([f1(c.text, gold) for c in found])
+            cited = np.array([holds_answer(_sentence(c), gold) for c in found], np.bool_)
+            judged.append(Judged(found, overlap, cited, absent, other))
     return judged
 
 
 class _Recorder:
-    """A generator that writes nothing and remembers what the reader found."""
+    """A generator that writes nothing and remembers what it was to write."""
 
     name = "recorder"
 
-    def __init__(self, reader: ReaderGenerator) -> None:
-        self._reader = reader
-        self.candidates: list[Candidate] = []
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
 
     def generate(self, task: Task) -> Iterator[str]:
-        self.candidates = self._reader.candidates(task)
+        self.tasks.append(task)
         return iter(())
 
 
-def _judged(candidates: list[Candidate], gold: list[str]) -> Judged:
-    return Judged(
-        candidates,
-        np.array([f1(c.text, gold) for c in candidates]),
-        np.array([holds_answer(c.source.text, gold) for c in candidates], np.bool_),
-        np.array([holds_answer(_sentence(c), gold) for c in candidates], np.bool_),
-    )
+def without(task: Task, gold: Sequence[str]) -> Task:
+    """The task as if passages that hold an answer were not in the store, gone from the ranks as well."""
+    kept = [source for source in task.sources if not holds_answer(source.text, gold)]
+    return replace(task, sources=tuple(replace(source, number=i) for i, source in enumerate(kept, 1)))
 
 
 def _sentence(candidate: Candidate) -> str:
@@ -143,7 +148,7 @@ def calibrate(judged: Sequence[Judged]) -> tuple[Calibration, list[Row]]:
     right = np.concatenate([j.overlap >= _RIGHT for j in fitted])
     if right.all() or not right.any():
         raise AnswerError("the reader cannot be calibrated: train longer, or set calibration_questions to 0")
-    wrong = [known(j.swapped) for j in judged[::2] if j.swapped]
+    wrong = [known(other) for j in judged[::2] for other in (j.absent, j.swapped) if other]
     features = np.concatenate([*(known(j.candidates) for j in fitted), *wrong])
     model = LogisticRegression(max_iter=2000).fit(features, np.pad(right, (0, len(features) - len(right))))
     calibration = Calibration((*map(float, model.coef_[0]), float(model.intercept_[0])))
@@ -155,10 +160,9 @@ def calibrate(judged: Sequence[Judged]) -> tuple[Calibration, list[Row]]:
 
 def table(calibration: Calibration, judged: Sequence[Judged]) -> list[Row]:
     """One row for each of 20 thresholds, the lowest first; every other one answers 5 % less of the questions."""
-    best = [_best(calibration, j, np.ones(len(j.candidates), np.bool_)) for j in judged]
-    none = [_best(calibration, j, ~j.holds) for j in judged]
+    best = [_best(calibration, j) for j in judged]
     chances, overlap, cited = (np.array(column, np.float64) for column in zip(*best, strict=True))
-    unanswerable = np.array([chance for chance, *_ in none])
+    absent = np.array([calibration.probabilities(j.absent).max() if j.absent else 0.0 for j in judged])
     other = np.array([calibration.probabilities(j.swapped).max() for j in judged if j.swapped])
     rows: list[Row] = []
     for share in np.arange(0, 1, 0.05):
@@ -172,22 +176,17 @@ def table(calibration: Calibration, judged: Sequence[Judged]) -> list[Row]:
                 float((overlap * answered).mean()),
                 float(overlap[shown].mean()),
                 float(cited[shown].mean()),
-                float((unanswerable < threshold).mean()),
+                float((absent < threshold).mean()),
                 float((other < threshold).mean()) if len(other) else 0.0,
             )
         )
     return rows
 
 
-def _best(calibration: Calibration, judged: Judged, allowed: NDArray[np.bool_]) -> tuple[float, float, bool]:
-    """Probability, overlap and citation of the candidate that would be the answer; zeros where there is none.
-
-    Those that are left out are gone from the ranks as well, as if they had not been in the store.
-    """
-    kept = [c for c, keep in zip(judged.candidates, allowed, strict=True) if keep]
-    candidates = [replace(c, source=replace(c.source, number=i)) for i, c in enumerate(kept, 1)]
-    if not candidates:
+def _best(calibration: Calibration, judged: Judged) -> tuple[float, float, bool]:
+    """Probability, overlap and citation of the candidate that would be the answer; zeros where there is none."""
+    if not judged.candidates:
         return 0.0, 0.0, False
-    chances = calibration.probabilities(candidates)
-    where = int(np.flatnonzero(allowed)[chances.argmax()])
-    return float(chances.max()), float(judged.overlap[where]), bool(judged.cited[where])
+    chances = calibration.probabilities(judged.candidates)
+    best = int(chances.argmax())
+    return float(chances[best]), float(judged.overlap[best]), bool(judged.cited[best])

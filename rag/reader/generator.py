@@ -1,15 +1,16 @@
-"""The reader as a generator: its text is the words of the passage that it points at, from cached states alone."""
+"""The reader as a generator, and what it shares with any other whose text is words of a passage."""
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
 
 from ..generation import NO_ANSWER, Excerpt, Source, Task
 from ..states import States
-from .confidence import Candidate
+from .confidence import Calibration, Candidate
 from .decode import Span, best_spans
 from .reading import Reading
 
@@ -21,30 +22,43 @@ _FACT = re.compile(
 _ADVICE = re.compile(r"\b(?:i|we|my|our|you|your|should|how to)\b", re.IGNORECASE)
 
 
-class ReaderGenerator:
-    """Answers in the passages' own words, without reading their text again; threads may share it."""
+class PointingGenerator(ABC):
+    """Answers in the passages' own words, as one place of them; threads may share it.
+
+    Attributes:
+        name: what to call it.
+        calibration: how sure is sure enough.
+    """
+
+    name: str
+    calibration: Calibration
+
+    @abstractmethod
+    def candidates(self, task: Task) -> list[Candidate]:
+        """Places that may answer; what was read is set in the task's meter."""
+
+    def generate(self, task: Task) -> Iterator[str | Excerpt]:
+        """Yield the place that is most likely right, nothing where it is not sure, or `NO_ANSWER`."""
+        if not wants_words(task.question):
+            return
+        candidates = self.candidates(task)
+        chances = self.calibration.probabilities(candidates) if candidates else np.zeros(1)
+        task.meter.confidence = float(chances.max())
+        if not candidates or chances.max() < self.calibration.threshold:
+            yield NO_ANSWER
+        elif chances.max() >= self.calibration.sure:
+            best = candidates[int(chances.argmax())]
+            yield Excerpt(best.source, best.start_char, best.end_char)
+
+
+class ReaderGenerator(PointingGenerator):
+    """Points at the best span of each passage, from cached states: it never reads their text again."""
+
+    name = "reader"
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
-
-    @property
-    def name(self) -> str:
-        """What to call it."""
-        return "reader"
-
-    def generate(self, task: Task) -> Iterator[str | Excerpt]:
-        """Yield the span that is most likely right, nothing where it is not sure, or `NO_ANSWER`."""
-        if not wants_words(task.question):
-            return
-        calibration = self._reading.trained.calibration
-        candidates = self.candidates(task)
-        chances = calibration.probabilities(candidates) if candidates else np.zeros(1)
-        task.meter.confidence = float(chances.max())
-        if not candidates or chances.max() < calibration.threshold:
-            yield NO_ANSWER
-        elif chances.max() >= calibration.sure:
-            best = candidates[int(chances.argmax())]
-            yield Excerpt(best.source, best.start_char, best.end_char)
+        self.calibration = reading.trained.calibration
 
     def candidates(self, task: Task) -> list[Candidate]:
         """The best span of each source, in the order of the sources."""
@@ -54,7 +68,7 @@ class ReaderGenerator:
             return []
         spans = best_spans(done.starts, done.ends)
         sources = [task.sources[row] for row in done.rows]
-        return [_candidate(*found) for found in zip(sources, done.states, spans, strict=True)]
+        return [candidate(*found) for found in zip(sources, done.states, spans, strict=True)]
 
 
 def wants_words(question: str) -> bool:
@@ -62,7 +76,8 @@ def wants_words(question: str) -> bool:
     return bool(_FACT.search(question)) and not _ADVICE.search(question)
 
 
-def _candidate(source: Source, states: States, span: Span) -> Candidate:
+def candidate(source: Source, states: States, span: Span) -> Candidate:
+    """A span of a source's tokens as text, with the strength of the sentence it stands in."""
     start, end = int(states.offsets[span.first, 0]), int(states.offsets[span.last, 1])
     raw = source.text[start:end]
     start += len(raw) - len(raw.lstrip())

@@ -103,6 +103,10 @@ class SpanReader(nn.Module):
         Returns:
             Two (B, T + 1) float32; the last place is the null answer. Padding is -inf.
         """
+        return self.lit(passage, hidden, asked, known)[1:]
+
+    def lit(self, passage: Passage, hidden: Tensor, asked: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What it makes of a passage's tokens in the light of a question, (B, T, D), before the logits of `forward`."""
         q = self.question(self._input(hidden, asked), known)
         weight = torch.softmax(self.pool(q).float().masked_fill(~known[..., None], -torch.inf), 1)
         asks = (weight * q).sum(1).to(q.dtype)
@@ -112,7 +116,7 @@ class SpanReader(nn.Module):
             x = mix(x, passage.mask)
             x = x + recurrent(self.dropout(x), passage.mask)
         x = self.dropout(F.gelu(self.read(torch.cat([first, x], -1))))
-        return self._ends(x, q, asks, near, passage.mask)
+        return x, *self._ends(x, q, asks, near, passage.mask)
 
     def _input(self, hidden: Tensor, ids: Tensor) -> Tensor:
         return self.dropout(self.project(self.norm(hidden)) + self.looks(self.traits[ids, :LOOKS].float()))

@@ -17,16 +17,19 @@ from ..metrics import exact_match, f1
 from ..states import States
 from .adapter import TrainedReader, begin_from, weights_digest
 from .batch import pad, read
-from .batches import Asked, Batches, nearest_strangers
+from .batches import Batches, nearest_strangers
 from .calibrating import Row, calibrate, judge
 from .confidence import Calibration
-from .data import StateFile, read_questions, token_span
+from .data import read_questions
 from .decode import best_spans
+from .generator import ReaderGenerator
+from .material import Material
 from .model import ReaderConfig, SpanReader
 from .moving import move
+from .reading import Reading
 from .recipe import ReaderRecipe
 from .swapping import altered
-from .traits import sentence_numbers, token_traits
+from .traits import token_traits
 
 log = logging.getLogger(__name__)
 _MOVING_TEXTS = 400
@@ -40,15 +43,8 @@ class Trainer:
         self.questions = read_questions(
             data / recipe.questions, dev_articles=recipe.dev_articles, paragraphs=recipe.paragraphs, seed=recipe.seed
         )
-        self.asked = StateFile.write(folder / "states" / "q", encoder, self.questions.texts, "query")
-        self.passages = StateFile.write(folder / "states" / "p", encoder, self.questions.passages, "document")
-        self.swapped = altered(self.questions, recipe.seed) if recipe.swapped else [""] * len(self.questions.texts)
-        kept = [i for i, text in enumerate(self.swapped) if text and not self.questions.dev[i]]
-        # Places in the file, by question; held-out ones are only asked of a store.
-        self.swapped_at = {question: place for place, question in enumerate(kept)}
-        if kept:
-            texts = [self.swapped[i] for i in kept]
-            self.asked_swapped = StateFile.write(folder / "states" / "s", encoder, texts, "query")
+        swapped = altered(self.questions, recipe.seed) if recipe.swapped else []
+        self.material = Material.encode(encoder, self.questions, swapped, folder / "states")
         torch.manual_seed(recipe.seed)
         config = ReaderConfig(
             hidden=encoder.backbone.hidden_size,
@@ -63,12 +59,12 @@ class Trainer:
         folded, traits = token_traits(encoder)
         self.reader.folded.copy_(folded)
         self.reader.traits.copy_(traits)
-        self.traits = traits
         self.device = encoder.backbone.device
         self.reader.to(self.device)
-        lengths = np.array([len(self.passages[i]) for i in range(len(self.passages))], np.int64)
-        strangers = nearest_strangers(self.questions, self.asked, self.passages, folded)
-        self.batches = Batches(self.questions, lengths, strangers, self.swapped_at.keys(), recipe)
+        passages = self.material.passages
+        lengths = np.array([len(passages[i]) for i in range(len(passages))], np.int64)
+        strangers = nearest_strangers(self.questions, self.material.asked, passages, folded)
+        self.batches = Batches(self.questions, lengths, strangers, self.material.swapped_at.keys(), recipe)
 
     def _begin(self) -> None:
         folder = Path(self.recipe.start)
@@ -86,7 +82,7 @@ class Trainer:
     def loss(self, step: int) -> StepResult:
         """Mean cross-entropy of first and last tokens of a step's answers."""
         torch.manual_seed(self.recipe.seed * 1_000_003 + step)  # dropout
-        chosen = [(asked, *found) for asked in self.batches[step] if (found := self.reading(asked)) is not None]
+        chosen = [(a, *found) for a in self.batches[step] if (found := self.material.reading(a)) is not None]
         places: dict[tuple[int, int], int] = {}
         passages: list[States] = []
         passage_of: list[int] = []
@@ -96,39 +92,12 @@ class Trainer:
                 places[key] = len(passages)
                 passages.append(states)
             passage_of.append(places[key])
-        pairs = pad(passages, [self._question(asked) for asked, *_ in chosen], passage_of).to(self.device)
+        pairs = pad(passages, [self.material.question(asked) for asked, *_ in chosen], passage_of).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             starts, ends = read(self.reader, pairs)
         null = starts.shape[1] - 1
         first, last = torch.tensor([span or (null, null) for *_, span in chosen], device=self.device).T
         return StepResult((F.cross_entropy(starts, first) + F.cross_entropy(ends, last)) / 2, pairs.tokens)
-
-    def _question(self, asked: Asked) -> States:
-        if asked.swapped:
-            return self.asked_swapped[self.swapped_at[asked.question]]
-        return self.asked[asked.question]
-
-    def reading(self, asked: Asked) -> tuple[States, tuple[int, int] | None] | None:
-        """What is read and where the answer is in it, None for nowhere; None if there is nothing to learn from."""
-        states = self.passages[asked.passage]
-        if not asked.answers and not asked.cut:
-            return states, None
-        span = token_span(states.offsets, *self.questions.spans[asked.question].tolist())
-        if span is None:
-            return None
-        if not asked.cut:
-            return states, span
-        rest = self._without(states, span)
-        text = self.questions.passages[asked.passage]
-        left = "".join(text[start:end] for start, end in rest.offsets.tolist())
-        answer = "".join(self.questions.answers[asked.question].split())
-        return None if not len(rest) or answer in "".join(left.split()) else (rest, None)
-
-    def _without(self, states: States, span: tuple[int, int]) -> States:
-        """The states without the sentences of a span."""
-        numbers = sentence_numbers(self.traits[torch.from_numpy(states.ids).long()][None])[0].numpy()
-        kept = (numbers < numbers[span[0]]) | (numbers > numbers[span[1]])
-        return States(states.ids[kept], states.offsets[kept], states.hidden[kept])
 
     def run(self) -> None:
         """Train, or go on where the last run stopped; write development scores and the reader, calibrated."""
@@ -141,7 +110,12 @@ class Trainer:
         trained = TrainedReader(self.reader, Calibration(), weights_digest(self.encoder))
         rows: list[Row] = []
         if self.recipe.calibration_questions:
-            judged = judge(trained, self.encoder, self.questions, self.recipe.calibration_questions, self.swapped)
+            asked, swapped = self.recipe.calibration_questions, self.material.swapped
+            reads = trained
+            judged = judge(
+                lambda cache: ReaderGenerator(Reading(self.encoder, reads, cache)),
+                self.encoder, self.questions, asked, swapped,
+            )  # fmt: skip
             calibration, rows = calibrate(judged)
             trained = replace(trained, calibration=calibration)
         trained.save(self.folder / "adapter")
@@ -153,15 +127,16 @@ class Trainer:
         """Exact match and F1 on questions of the articles held out, each with its own paragraph."""
         self.reader.eval()
         rows = np.random.default_rng(0).permutation(np.flatnonzero(self.questions.dev))[:limit].tolist()
-        rows.sort(key=lambda i: len(self.passages[int(self.questions.passage_of[i])]))
+        passages, asked = self.material.passages, self.material.asked
+        rows.sort(key=lambda i: len(passages[int(self.questions.passage_of[i])]))
         exact, overlap, sure = 0.0, 0.0, 0.0
         for start in range(0, len(rows), 32):
             batch = rows[start : start + 32]
             owners = [int(self.questions.passage_of[i]) for i in batch]
-            pairs = pad([self.passages[p] for p in owners], [self.asked[i] for i in batch], list(range(len(batch))))
+            pairs = pad([passages[p] for p in owners], [asked[i] for i in batch], list(range(len(batch))))
             pairs = pairs.to(self.device)
             for i, owner, span in zip(batch, owners, best_spans(*read(self.reader, pairs)), strict=True):
-                offsets = self.passages[owner].offsets
+                offsets = passages[owner].offsets
                 text = self.questions.passages[owner][offsets[span.first, 0] : offsets[span.last, 1]]
                 exact += exact_match(text, [self.questions.answers[i]])
                 overlap += f1(text, [self.questions.answers[i]])

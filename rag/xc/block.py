@@ -59,7 +59,8 @@ class CrossAttention(nn.Module):
         batch, length, _ = x.shape
         query = self.q_proj(x).view(batch * length, self.config.heads, -1).transpose(0, 1)
         query = rotate(query, positions.expand(batch, length).reshape(-1), self.config.rope_theta)
-        layout = CrossLayout([length] * batch, memory.lengths, x.device)
+        shared = len(memory.lengths) < batch  # one context for all, as beams have it
+        layout = CrossLayout([batch * length] if shared else [length] * batch, memory.lengths, x.device)
         out, _ = cross_attention(query, memory.key, memory.value, layout, scale=self.config.head_width**-0.5)
         return self.o_proj(out.reshape(batch, length, -1))
 

@@ -19,8 +19,9 @@ GeneratorName = Annotated[
         "--generator",
         envvar="DECANT_GENERATOR",
         metavar="WHO",
-        help="Who writes: evidence (quotations), reader (the words of a passage that answer), the "
-        "address of an OpenAI-compatible endpoint, or the folder of a decoder or of its cross-attention blocks.",
+        help="Who writes: evidence (quotations), reader (the words of a passage that answer), xc (the same, of all "
+        "passages at once), the address of an OpenAI-compatible endpoint, or the folder of a decoder or of "
+        "cross-attention blocks.",
     ),
 ]
 GeneratorModel = Annotated[

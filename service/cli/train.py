@@ -72,7 +72,7 @@ def command(
 
 
 def _answers(path: Path, folder: Path, changes: list[str], device: str | None, *, debug: bool) -> bool:
-    """Run the recipe if it trains what answers, a reader or cross-attention blocks; whether it does."""
+    """Run the recipe if it trains what answers, a reader, a writer or cross-attention blocks; whether it does."""
     from ...rag.training import rag_recipe, run_rag_recipe
 
     if path.is_dir() or (recipe := rag_recipe(path, changes)) is None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from decant.rag import AnswerError
-from decant.rag.generation import Source
-from decant.rag.reader.calibrating import COVERAGE, Judged, calibrate, table
+from decant.rag.generation import Source, Task
+from decant.rag.reader.calibrating import COVERAGE, Judged, calibrate, table, without
 from decant.rag.reader.confidence import Calibration, Candidate, known
 from decant.rag.reader.decode import Span
 
@@ -28,8 +28,8 @@ def judged(rng: np.random.Generator, right_score: float = 3.0) -> Judged:
     return Judged(
         [candidate(float(score), i + 1) for i, score in enumerate(scores)],
         right.astype(float),
-        np.array([True, False, False, False]),
         right,
+        [candidate(float(score), i + 1) for i, score in enumerate(scores[1:])],
     )
 
 
@@ -58,12 +58,11 @@ def test_thresholds_keep_their_promise():
 
 
 def test_passages_that_are_left_out_are_gone_from_the_ranks():
-    by_rank = Calibration(weights=(0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0))
-    one = judged(np.random.default_rng(2))
-    rows = table(by_rank, [one] * 20)
-    # The first of those left is as sure as the first of all was, so nothing is refused that was answered.
-    assert [row.refused for row in rows] == [0.0] * len(rows)
-    assert {row.coverage for row in rows} == {1.0}
+    hits = [SimpleNamespace(chunk=SimpleNamespace(text=text)) for text in ("No.", "The Rhine.", "Yes.", "A rhine!")]
+    task = Task("?", "?", tuple(Source(i, hit, ()) for i, hit in enumerate(hits, 1)))
+    left = without(task, ["the Rhine"]).sources
+    assert [(source.number, source.text) for source in left] == [(1, "No."), (2, "Yes.")]
+    assert without(task, ["nowhere"]) == task
 
 
 def test_probabilities_are_those_of_being_right():
@@ -78,7 +77,7 @@ def test_probabilities_are_those_of_being_right():
 
 
 def test_a_reader_that_is_never_right_cannot_be_calibrated():
-    wrong = Judged([candidate(1.0, 1)], np.zeros(1), np.zeros(1, np.bool_), np.zeros(1, np.bool_))
+    wrong = Judged([candidate(1.0, 1)], np.zeros(1), np.zeros(1, np.bool_))
     with pytest.raises(AnswerError, match="train longer"):
         calibrate([wrong] * 10)
     assert table(Calibration(), [wrong] * 10)[0].f1 == 0.0

@@ -209,15 +209,17 @@ def test_articles_are_held_out_whole_and_wrong_passages_are_near_ones_of_the_sam
 def test_a_question_in_its_other_form_has_no_answer(encoder, data, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "altered", lambda questions, seed: [f"Else {text}" for text in questions.texts])
     trainer = Trainer(encoder, data, tmp_path / "r", replace(RECIPE, swapped=1.0))
-    assert trainer.reading(Asked(0, int(trainer.questions.passage_of[0]), answers=False, swapped=True))[1] is None
-    assert not any(trainer.questions.dev[list(trainer.swapped_at)])
+    assert (
+        trainer.material.reading(Asked(0, int(trainer.questions.passage_of[0]), answers=False, swapped=True))[1] is None
+    )
+    assert not any(trainer.questions.dev[list(trainer.material.swapped_at)])
     seen = []
     monkeypatch.setattr(
         training, "pad", lambda passages, asked, owners: seen.extend(asked) or pad(passages, asked, owners)
     )
     trainer.loss(0)
     lengths = {len(states) for states in seen}
-    own = {len(trainer.asked[i]) for i in range(len(trainer.asked))}
+    own = {len(trainer.material.asked[i]) for i in range(len(trainer.material.asked))}
     assert lengths & own
     assert max(lengths) > max(own)
 
@@ -226,7 +228,7 @@ def test_a_passage_without_the_sentence_that_answers(mini, data, tmp_path):
     trainer = Trainer(mini, data, tmp_path / "r", RECIPE)
     for question in range(10):
         passage = int(trainer.questions.passage_of[question])
-        states, none = trainer.reading(Asked(question, passage, answers=False, cut=True))
+        states, none = trainer.material.reading(Asked(question, passage, answers=False, cut=True))
         text = trainer.questions.passages[passage]
         left = "".join(text[start:end] for start, end in states.offsets.tolist())
         assert none is None
