@@ -55,12 +55,12 @@ class CrossAttention(nn.Module):
         return Memory(key, self.v_proj(states).view(heads).transpose(0, 1), tuple(lengths))
 
     def forward(self, x: Tensor, positions: Tensor, memory: Memory) -> Tensor:
-        """(B, L, D) at (B, L) positions to (B, L, D)."""
+        """(B, L, D) at (B, L) positions to (B, L, D); one context serves all sequences, as those of a beam search."""
         batch, length, _ = x.shape
         query = self.q_proj(x).view(batch * length, self.config.heads, -1).transpose(0, 1)
         query = rotate(query, positions.expand(batch, length).reshape(-1), self.config.rope_theta)
-        shared = len(memory.lengths) < batch  # one context for all, as beams have it
-        layout = CrossLayout([batch * length] if shared else [length] * batch, memory.lengths, x.device)
+        queries = [batch * length] if len(memory.lengths) == 1 else [length] * batch
+        layout = CrossLayout(queries, memory.lengths, x.device)
         out, _ = cross_attention(query, memory.key, memory.value, layout, scale=self.config.head_width**-0.5)
         return self.o_proj(out.reshape(batch, length, -1))
 

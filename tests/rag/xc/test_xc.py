@@ -131,6 +131,13 @@ def test_a_new_gated_block_changes_nothing_and_an_empty_context_only_the_mlp(bas
     assert torch.equal(made(ids, made.remember(torch.zeros(0, 32), [0])).logits, plain)
 
 
+def test_one_context_serves_all_sequences(base):
+    made = decoder(base)
+    ids, context = torch.arange(10).view(2, 5), torch.randn(3, 32)
+    shared = made(ids, made.remember(context, [3])).logits
+    torch.testing.assert_close(shared, made(ids, made.remember(context.repeat(2, 1), [3, 3])).logits)
+
+
 def test_contexts_of_a_batch_do_not_mix(base):
     made = decoder(base)
     ids, contexts = torch.arange(10).view(2, 5), [torch.randn(3, 32), torch.randn(6, 32)]
