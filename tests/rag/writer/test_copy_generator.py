@@ -12,17 +12,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from decant.embedder import Encoder, EncoderSpec
-from decant.index import Store
+from decant.index import Document, Store
+from decant.index.batches import index_documents
 from decant.index.documents import Chunk, Hit
 from decant.index.testing import indexed
 from decant.rag import NO_ANSWER, Answerer, AnswerRules, GeneratorError, Source, Task
 from decant.rag.context_cache import ContextCache
-from decant.rag.generators.choosing import GeneratorChoice, build_generator, reads_states
+from decant.rag.generators.choosing import GeneratorChoice, build_generator, reads_states, shipped_reading
 from decant.rag.reader.adapter import weights_digest
 from decant.rag.reader.confidence import Calibration
 from decant.rag.reader.model import ReaderConfig, SpanReader
 from decant.rag.states import encode_states
-from decant.rag.writer.adapter import TrainedWriter, decoder_of, holds_writer
+from decant.rag.writer.adapter import SHIPPED, TrainedWriter, decoder_of, holds_writer
 from decant.rag.writer.generator import CopyGenerator
 from decant.rag.writer.lit import ODDS
 from decant.rag.writer.model import CopyWriter
@@ -157,3 +158,23 @@ def folder_of_blocks(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(XcConfig(4, 32, 32, blocks=1).official("base")))
     return folder
+
+
+def test_the_one_that_ships_writes_for_decant_mini(tmp_path):
+    mini = Encoder.load(verify=False)
+    texts = [
+        "The bridge over the Tarn was opened in 2004. It was designed by Michel Virlogeux. It is 2,460 m long.",
+        "The tower was painted grey. Its lift was built by Roux in Lyon. Visitors queue for an hour.",
+    ]
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 25 << 20
+    with Store.open(tmp_path / "s", encoder=mini, create=True) as store:
+        index_documents(store, mini, [Document(str(i), text) for i, text in enumerate(texts)])
+        generator = build_generator(GeneratorChoice("xc"), store, mini, shipped_reading(store, mini))
+        answerer = Answerer(store, mini, generator=generator)
+        questions = "Who designed the bridge?", "Who built the lift of the tower?"
+        answers = [answerer.ask(question) for question in questions]
+        refused = answerer.ask("What is the boiling point of mercury?")
+    assert [answer.text for answer in answers] == ["Michel Virlogeux [1]", "Roux [1]"]
+    assert [answer.generator for answer in answers] == ["xc", "xc"]
+    assert "designed by" in answers[0].citations[0].text
+    assert refused.text == NO_ANSWER
