@@ -81,7 +81,7 @@ class TrainedWriter:
             calibration = Calibration(tuple(values["weights"]), values["threshold"], values["sure"])
             passages, weights = int(own["passages"]), str(own["encoder_weights"])
             tensors = load_file(folder / WEIGHTS_FILE)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise _no_writer(folder, error) from error
         if weights != weights_digest(encoder):
             raise GeneratorError(

@@ -82,3 +82,24 @@ def store(tmp_path: Path, encoder: HashEncoder):
     with Store.open(tmp_path / "store", encoder=encoder, create=True) as store:
         store.replace([indexed(name, text, encoder, path=name) for name, text in TEXTS.items()])
         yield store
+
+
+@pytest.fixture
+def facts(tmp_path: Path) -> Path:
+    """A folder with questions whose answer is the word behind `is`, in `pairs/qa.jsonl.gz`."""
+    rows = []
+    words = ["red", "green", "blue", "white", "black"]
+    for i in range(60):
+        things = [f"{chr(97 + i % 26)}{j}" for j in range(3)]
+        facts = [(thing, words[(i + j) % 5]) for j, thing in enumerate(things)]
+        passage = " ".join(f"The {thing} is {word}." for thing, word in facts)
+        thing, word = facts[i % 3]
+        start = passage.index(f" is {word}") + 4
+        rows.append(
+            {"query": f"What is the {thing}?", "positive": passage, "title": f"t{i % 6}", "answers": [word],
+             "answer_start": start}
+        )  # fmt: skip
+    (tmp_path / "pairs").mkdir()
+    with gzip.open(tmp_path / "pairs" / "qa.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return tmp_path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -109,41 +108,20 @@ def test_tokens_are_folded_by_case_and_space(encoder):
     assert folded[upper] == folded[lower]
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Questions whose answer is the word behind `is`."""
-    rows = []
-    words = ["red", "green", "blue", "white", "black"]
-    for i in range(60):
-        things = [f"{chr(97 + i % 26)}{j}" for j in range(3)]
-        facts = [(thing, words[(i + j) % 5]) for j, thing in enumerate(things)]
-        passage = " ".join(f"The {thing} is {word}." for thing, word in facts)
-        thing, word = facts[i % 3]
-        start = passage.index(f" is {word}") + 4
-        rows.append(
-            {"query": f"What is the {thing}?", "positive": passage, "title": f"t{i % 6}", "answers": [word],
-             "answer_start": start}
-        )  # fmt: skip
-    (tmp_path / "pairs").mkdir()
-    with gzip.open(tmp_path / "pairs" / "qa.jsonl.gz", "wt") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    return tmp_path
-
-
 RECIPE = ReaderRecipe(
     questions="pairs/qa.jsonl.gz", dev_articles=1, width=32, layers=1, dropout=0.0, batch_tokens=900, steps=25,
     warmup_steps=3, checkpoint_steps=10, learning_rate=5e-3, calibration_questions=0,
 )  # fmt: skip
 
 
-def test_training_lowers_the_loss_and_goes_on_where_it_stopped(encoder, data, tmp_path):
-    whole = Trainer(encoder, data, tmp_path / "a", RECIPE)
+def test_training_lowers_the_loss_and_goes_on_where_it_stopped(encoder, facts, tmp_path):
+    whole = Trainer(encoder, facts, tmp_path / "a", RECIPE)
     before = whole.loss(0).loss.item()
     whole.run()
     with (tmp_path / "a" / "loss.csv").open(newline="") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     assert np.mean(losses[-5:]) < 0.75 * before
-    broken = Trainer(encoder, data, tmp_path / "b", RECIPE)
+    broken = Trainer(encoder, facts, tmp_path / "b", RECIPE)
 
     def stop(step: int, go_on=broken.loss):
         if step == 13:
@@ -153,16 +131,16 @@ def test_training_lowers_the_loss_and_goes_on_where_it_stopped(encoder, data, tm
     broken.loss = stop
     with pytest.raises(KeyboardInterrupt):
         broken.run()
-    again = Trainer(encoder, data, tmp_path / "b", RECIPE)
+    again = Trainer(encoder, facts, tmp_path / "b", RECIPE)
     again.run()
     for name, value in whole.reader.state_dict().items():
         assert torch.equal(value, again.reader.state_dict()[name]), name
 
 
-def test_training_begins_where_another_reader_ended(encoder, data, tmp_path):
-    first = Trainer(encoder, data, tmp_path / "a", replace(RECIPE, steps=3, width=32))
+def test_training_begins_where_another_reader_ended(encoder, facts, tmp_path):
+    first = Trainer(encoder, facts, tmp_path / "a", replace(RECIPE, steps=3, width=32))
     first.run()
-    again = Trainer(encoder, data, tmp_path / "b", replace(RECIPE, start=str(tmp_path / "a" / "adapter"), seed=1))
+    again = Trainer(encoder, facts, tmp_path / "b", replace(RECIPE, start=str(tmp_path / "a" / "adapter"), seed=1))
     begun, ended = (dict(t.reader.named_parameters()) for t in (again, first))
     for name, weight in begun.items():
         torch.testing.assert_close(weight, ended[name], atol=1e-3, rtol=1e-3)
@@ -186,8 +164,8 @@ def test_a_reader_moved_to_an_encoder_sees_what_it_saw(mini):
     assert (before - after).norm() < 0.2 * before.norm()
 
 
-def test_articles_are_held_out_whole_and_wrong_passages_are_near_ones_of_the_same_article(encoder, data, tmp_path):
-    questions = read_questions(data / "pairs" / "qa.jsonl.gz", dev_articles=2)
+def test_articles_are_held_out_whole_and_wrong_passages_are_near_ones_of_the_same_article(encoder, facts, tmp_path):
+    questions = read_questions(facts / "pairs" / "qa.jsonl.gz", dev_articles=2)
     held_out = set(questions.articles[questions.passage_of[questions.dev]])
     assert held_out.isdisjoint(questions.articles[questions.passage_of[~questions.dev]])
     asked = StateFile.write(tmp_path / "q", encoder, questions.texts, "query")
@@ -206,9 +184,9 @@ def test_articles_are_held_out_whole_and_wrong_passages_are_near_ones_of_the_sam
         assert questions.articles[questions.passage_of[a.question]] == questions.articles[a.passage]
 
 
-def test_a_question_in_its_other_form_has_no_answer(encoder, data, tmp_path, monkeypatch):
+def test_a_question_in_its_other_form_has_no_answer(encoder, facts, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "altered", lambda questions, seed: [f"Else {text}" for text in questions.texts])
-    trainer = Trainer(encoder, data, tmp_path / "r", replace(RECIPE, swapped=1.0))
+    trainer = Trainer(encoder, facts, tmp_path / "r", replace(RECIPE, swapped=1.0))
     assert (
         trainer.material.reading(Asked(0, int(trainer.questions.passage_of[0]), answers=False, swapped=True))[1] is None
     )
@@ -224,8 +202,8 @@ def test_a_question_in_its_other_form_has_no_answer(encoder, data, tmp_path, mon
     assert max(lengths) > max(own)
 
 
-def test_a_passage_without_the_sentence_that_answers(mini, data, tmp_path):
-    trainer = Trainer(mini, data, tmp_path / "r", RECIPE)
+def test_a_passage_without_the_sentence_that_answers(mini, facts, tmp_path):
+    trainer = Trainer(mini, facts, tmp_path / "r", RECIPE)
     for question in range(10):
         passage = int(trainer.questions.passage_of[question])
         states, none = trainer.material.reading(Asked(question, passage, answers=False, cut=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -24,30 +23,10 @@ from decant.rag.writer.adapter import TrainedWriter
 from decant.rag.writer.recipe import WriterRecipe
 from decant.rag.writer.training import WriterTrainer
 
-WORDS = ("red", "green", "blue", "white", "black")
-
 
 @pytest.fixture(scope="module")
 def encoder(tiny_model: Path) -> Encoder:
     return Encoder.load(tiny_model, dtype="float32", spec=EncoderSpec(max_tokens=64), verify=False)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Questions whose answer is the word behind `is`."""
-    rows = []
-    for i in range(30):
-        facts = [(f"{chr(97 + i % 26)}{j}", WORDS[(i + j) % 5]) for j in range(3)]
-        passage = " ".join(f"The {thing} is {word}." for thing, word in facts)
-        thing, word = facts[i % 3]
-        start = passage.index(f" is {word}") + 4
-        rows.append(
-            {"query": f"What is the {thing}?", "positive": passage, "title": f"t{i % 6}", "answers": [word],
-             "answer_start": start}
-        )  # fmt: skip
-    with gzip.open(tmp_path / "qa.jsonl.gz", "wt") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    return tmp_path
 
 
 @pytest.fixture
@@ -59,7 +38,7 @@ def recipe(encoder: Encoder, tmp_path: Path) -> WriterRecipe:
     reader.traits.copy_(traits)
     TrainedReader(reader, Calibration(), weights_digest(encoder)).save(tmp_path / "reader")
     return WriterRecipe(
-        reader=str(tmp_path / "reader"), questions="qa.jsonl.gz", dev_articles=1, asked=20, passages=4, blocks=1,
+        reader=str(tmp_path / "reader"), questions="pairs/qa.jsonl.gz", dev_articles=1, asked=20, passages=4, blocks=1,
         stride=1, hidden=16, heads=4, inner=24, dropout=0.1, batch_questions=4, steps=6, learning_rate=5e-3,
         reader_rate=1.0, warmup_steps=1, checkpoint_steps=2, swapped=0.0, calibration_questions=0,
     )  # fmt: skip
@@ -70,10 +49,10 @@ def losses(folder: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(encoder, data, recipe, tmp_path):
-    whole = WriterTrainer(encoder, data, tmp_path / "a", recipe)
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(encoder, facts, recipe, tmp_path):
+    whole = WriterTrainer(encoder, facts, tmp_path / "a", recipe)
     whole.run()
-    broken = WriterTrainer(encoder, data, tmp_path / "b", recipe)
+    broken = WriterTrainer(encoder, facts, tmp_path / "b", recipe)
     go_on = broken.loss
 
     def stop(step: int):
@@ -84,7 +63,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(encoder, data, recipe, 
     broken.loss = stop
     with pytest.raises(KeyboardInterrupt):
         broken.run()
-    again = WriterTrainer(encoder, data, tmp_path / "b", recipe)
+    again = WriterTrainer(encoder, facts, tmp_path / "b", recipe)
     again.run()
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     parameters = dict(again.writer.named_parameters())
@@ -92,20 +71,20 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(encoder, data, recipe, 
         assert not value.requires_grad or torch.equal(value, parameters[name]), name
     loaded = TrainedWriter.load(tmp_path / "b" / "adapter", encoder)
     assert loaded.passages == 4
-    assert json.loads((tmp_path / "b" / "dev.json").read_text())["gold_passage"]["questions"] == 5
+    assert json.loads((tmp_path / "b" / "dev.json").read_text())["gold_passage"]["questions"] == 10
 
 
-def test_it_learns(encoder, data, recipe, tmp_path):
-    trainer = WriterTrainer(encoder, data, tmp_path / "a", replace(recipe, steps=24, absent=0.0, cut=0.0, dropout=0.0))
+def test_it_learns(encoder, facts, recipe, tmp_path):
+    trainer = WriterTrainer(encoder, facts, tmp_path / "a", replace(recipe, steps=24, absent=0.0, cut=0.0, dropout=0.0))
     trainer.run()
     seen = losses(tmp_path / "a")
     assert np.mean(seen[-6:]) < 0.8 * np.mean(seen[:6])
 
 
-def test_which_passages_a_question_is_asked_of(encoder, data, recipe, tmp_path, monkeypatch):
+def test_which_passages_a_question_is_asked_of(encoder, facts, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "altered", lambda questions, seed: [f"Else {text}" for text in questions.texts])
     changed = replace(recipe, absent=0.2, cut=0.2, swapped=0.2, asked=100)
-    trainer = WriterTrainer(encoder, data, tmp_path / "a", changed)
+    trainer = WriterTrainer(encoder, facts, tmp_path / "a", changed)
     material, examples = trainer.material, trainer.examples
     assert not material.data.dev[[row for row, _ in examples._rows]].any()
     drawn = [example for step in range(40) for example in examples.batch(step)]
@@ -124,16 +103,16 @@ def test_which_passages_a_question_is_asked_of(encoder, data, recipe, tmp_path, 
     assert all(len(e.asked) in own for e in answered)
 
 
-def test_what_was_found_is_found_once(encoder, data, recipe, tmp_path, monkeypatch):
-    first = WriterTrainer(encoder, data, tmp_path / "a", recipe)
+def test_what_was_found_is_found_once(encoder, facts, recipe, tmp_path, monkeypatch):
+    first = WriterTrainer(encoder, facts, tmp_path / "a", recipe)
     monkeypatch.setattr("decant.rag.writer.examples.Searcher", None)
-    again = WriterTrainer(encoder, data, tmp_path / "a", recipe)
+    again = WriterTrainer(encoder, facts, tmp_path / "a", recipe)
     assert [passages for _, passages in first.examples._rows] == [passages for _, passages in again.examples._rows]
 
 
-def test_a_reader_of_another_encoder_is_refused(encoder, data, recipe, tmp_path):
+def test_a_reader_of_another_encoder_is_refused(encoder, facts, recipe, tmp_path):
     with pytest.raises(GeneratorError, match="trained on another encoder"):
-        WriterTrainer(encoder, data, tmp_path / "a", replace(recipe, reader=""))
+        WriterTrainer(encoder, facts, tmp_path / "a", replace(recipe, reader=""))
 
 
 def test_the_recipe_that_ships_can_be_read():
