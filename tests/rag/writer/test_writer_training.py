@@ -17,7 +17,6 @@ from decant.rag.reader.adapter import TrainedReader, weights_digest
 from decant.rag.reader.confidence import Calibration
 from decant.rag.reader.model import ReaderConfig, SpanReader
 from decant.rag.reader.traits import token_traits
-from decant.rag.training import rag_recipe
 from decant.rag.writer import training
 from decant.rag.writer.adapter import TrainedWriter
 from decant.rag.writer.recipe import WriterRecipe
@@ -113,9 +112,3 @@ def test_what_was_found_is_found_once(encoder, facts, recipe, tmp_path, monkeypa
 def test_a_reader_of_another_encoder_is_refused(encoder, facts, recipe, tmp_path):
     with pytest.raises(GeneratorError, match="trained on another encoder"):
         WriterTrainer(encoder, facts, tmp_path / "a", replace(recipe, reader=""))
-
-
-def test_the_recipe_that_ships_can_be_read():
-    found = rag_recipe(Path(__file__).parents[3] / "recipes" / "xc-writer.yaml", ["steps=3"])
-    assert isinstance(found, WriterRecipe)
-    assert (found.steps, found.passages) == (3, 8)

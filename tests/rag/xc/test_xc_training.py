@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 from decant.embedder.errors import DecantError
 from decant.rag.reader.recipe import ReaderRecipe
 from decant.rag.training import rag_recipe
+from decant.rag.writer.recipe import WriterRecipe
 from decant.rag.xc.decoder import XcDecoder
 from decant.rag.xc.recipe import XcRecipe
 from decant.rag.xc.training import XcTrainer
@@ -52,7 +53,7 @@ def test_the_right_context_is_worth_more_than_another(decoder_folder, letters, t
 def test_recipes_that_ship_are_read(monkeypatch, decoder_folder):
     monkeypatch.setenv("MODEL", str(decoder_folder))
     kinds = {path.name: type(rag_recipe(path)) for path in sorted(RECIPES.glob("xc-*.yaml"))}
-    assert set(kinds.values()) == {XcRecipe, ReaderRecipe}
+    assert set(kinds.values()) == {XcRecipe, ReaderRecipe, WriterRecipe}
     assert rag_recipe(RECIPES / "xc-llama.yaml").model == str(decoder_folder)
     assert rag_recipe(RECIPES / "own-pairs.yaml") is None
 
