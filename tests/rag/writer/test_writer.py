@@ -83,14 +83,17 @@ def test_an_answer_gains_from_each_place_where_it_stands(writer):
     assert log_probability(writer, (12, 11)) == pytest.approx(math.log(total), abs=1e-4)
 
 
-def test_before_it_is_trained_it_is_the_reader(untrained):
+@pytest.mark.parametrize("by_rank", [0.0, -1.0])
+def test_before_it_is_trained_it_is_the_reader(untrained, by_rank):
+    """And what it learns of ranks are odds as a power of the passage's rank."""
+    untrained.head.rank.fill_(by_rank)
     odds = {}
-    for passage in PASSAGES:
+    for rank, passage in enumerate(PASSAGES, 1):
         starts, ends = read(untrained.reader, pad([passage], [ASKED], [0]))
         ids = passage.ids.tolist()
         for i in range(len(ids)):
             for j in range(i, len(ids)):
-                odd = math.exp(starts[0, i] - starts[0, -1] + ends[0, j] - ends[0, -1])
+                odd = math.exp(starts[0, i] - starts[0, -1] + ends[0, j] - ends[0, -1]) * rank**by_rank
                 words = tuple(ids[i : j + 1])
                 odds[words] = odds.get(words, 0.0) + odd
     whole = 1 + sum(odds.values())
