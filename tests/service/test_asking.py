@@ -259,21 +259,22 @@ def test_a_failing_endpoint_is_a_clean_error_at_every_door(
     assert any(writer.url in record.getMessage() for record in caplog.records)
 
 
-def test_the_reader_of_the_configuration_answers_from_cached_states(
-    run_server: Callable[..., Any], mini: Encoder, library: Path, encoder: Encoder, store: Path
+@pytest.mark.parametrize("name", ["reader", "xc"])
+def test_who_answers_from_cached_states_by_the_configuration(
+    run_server: Callable[..., Any], mini: Encoder, library: Path, encoder: Encoder, store: Path, name: str
 ) -> None:
     from decant.rag import GeneratorError
 
-    server = run_server(of=mini, store=library, generator="reader")
+    server = run_server(of=mini, store=library, generator=name)
     answer = server.http("/ask", {"question": QUESTION}).json
-    # Where the reader is not sure it says so, and the documents are quoted.
-    assert answer["generator"] == "reader" or "reader" in answer["note"]
+    # Who is not sure says so, and the documents are quoted.
+    assert answer["generator"] == name or name in answer["note"]
     with server.channel() as channel:
         *_, last = stubs.AnswererStub(channel).Ask(pb.AskRequest(question=QUESTION))
     assert 0 < last.answer.confidence == answer["confidence"] < 1
     assert answer["citations"][0]["text"] == SENTENCE
     with pytest.raises(GeneratorError, match="another encoder"):
-        run_server(of=encoder, store=store, generator="reader")
+        run_server(of=encoder, store=store, generator=name)
 
 
 def test_keys_and_values_are_reused_by_a_decoder_alone(
