@@ -83,13 +83,14 @@ def test_a_reader_that_is_never_right_cannot_be_calibrated():
     assert table(Calibration(), [wrong] * 10)[0].f1 == 0.0
 
 
-def test_other_forms_of_questions_teach_what_is_wrong():
+@pytest.mark.parametrize(("kind", "refused"), [("swapped", "refused_swapped"), ("absent", "refused")])
+def test_what_nothing_answers_teaches_what_is_wrong(kind, refused):
     rng = np.random.default_rng(2)
-    plain = [judged(rng) for _ in range(400)]
-    # In their other form the passage scores as high, but its sentence is weaker: only they teach that this matters.
-    fooled = [replace(j, swapped=[candidate(4.0, 1, evidence=3.0)]) for j in plain]
+    plain = [replace(judged(rng), absent=[]) for _ in range(400)]
+    # Where nothing answers the passage scores as high, but its sentence is weaker: only that teaches that this matters.
+    fooled = [replace(j, **{kind: [candidate(4.0, 1, evidence=3.0)]}) for j in plain]
     rows = {name: calibrate(some)[1] for name, some in (("plain", plain), ("fooled", fooled))}
     assert rows["plain"][4].refused_swapped == 0.0
     weights = calibrate(plain)[0].weights
     unlearned = table(Calibration(weights), fooled[1::2])
-    assert rows["fooled"][4].refused_swapped > 0.9 > 0.1 > unlearned[4].refused_swapped
+    assert getattr(rows["fooled"][4], refused) > 0.9 > 0.1 > getattr(unlearned[4], refused)

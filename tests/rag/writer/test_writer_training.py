@@ -102,6 +102,17 @@ def test_which_passages_a_question_is_asked_of(encoder, facts, recipe, tmp_path,
     assert all(len(e.asked) in own for e in answered)
 
 
+def test_what_is_found_without_the_answer_does_not_hold_it(encoder, facts, recipe, tmp_path):
+    examples = WriterTrainer(encoder, facts, tmp_path / "a", replace(recipe, absent=1.0)).examples
+    material = examples._material
+    texts = {tuple(material.passages[i].ids): text for i, text in enumerate(material.data.passages)}
+    drawn = [example for step in range(len(examples) // 4) for example in examples.batch(step)]
+    unanswered = [(e, row) for e, (row, _) in zip(drawn, examples._rows, strict=False) if not e.target]
+    assert len(unanswered) > 10
+    for example, row in unanswered:
+        assert not any(material.data.answers[row] in texts[tuple(own.ids)] for own in example.passages)
+
+
 def test_what_was_found_is_found_once(encoder, facts, recipe, tmp_path, monkeypatch):
     first = WriterTrainer(encoder, facts, tmp_path / "a", recipe)
     monkeypatch.setattr("decant.rag.writer.examples.Searcher", None)
